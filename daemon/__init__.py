@@ -1,0 +1,1 @@
+"""The daemon: configuration, scheduler, session loop, planners, tools, verification, control and CLI."""

@@ -1,0 +1,1 @@
+"""Planners: what proposes the next action."""

@@ -1,0 +1,131 @@
+"""What passes between the session loop and a planner: the view it gets, and the move it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from perdure.daemon.tools.model import ToolSpec
+from perdure.state.events import JSON, ActionStatus, Decided
+
+if TYPE_CHECKING:
+    from perdure.memory.context import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The next action a planner wants. `provenance` maps each argument to where its value came from (`instruction`,
+    `person`, `config`, `memory`, `tool:NAME`, `model`), least trusted included. `key` names the step in the plan, stable
+    across sessions; a resumed session finds recorded results by it."""
+
+    tool: str
+    args: Mapping[str, JSON]
+    provenance: Mapping[str, Sequence[str]]
+    confidence: float
+    key: str | None = None
+    says: str = ""
+    on_escalate: Literal["park", "continue"] = "park"
+    on_error: Literal["stop", "continue"] = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The planner is done. `saved` is what `last.*` shows to the next session."""
+
+    says: str = ""
+    saved: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """What the planner said cannot be a proposal. `reason` is a code: empty, garbage, unknown-tool, bad-arguments,
+    too-long, plan-error; `detail` is told to the planner once."""
+
+    reason: str
+    detail: str
+
+
+Move: TypeAlias = Proposal | Finish | Malformed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A step already taken (in this session or recorded by the one it resumes). `result` is what the tool returned;
+    for a refused or escalated step, `status` is None and `decision` and `reason` tell why."""
+
+    step: int
+    proposal: Proposal
+    action: str
+    decision: Decided
+    reason: str
+    status: ActionStatus | None
+    result: JSON = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """All that a planner may know. `taken` is in order; `rejected` is the last malformed move's detail, if the planner's
+    last move was one. `last` is what the previous session saved. `slot` is `{"date", "time", "due", "kind", "id"}` in the
+    task's zone. `recorded` maps step keys to what the parked session had done."""
+
+    session: str
+    task: str
+    step: int
+    context: Context
+    tools: Sequence[ToolSpec]
+    taken: Sequence[Taken]
+    recorded: Mapping[str, Taken]
+    slot: Mapping[str, str]
+    last: Mapping[str, JSON]
+    rejected: str | None
+    steps_left: int
+    tokens_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A model call before it is made: what the reservation is computed from. `prompt_tokens` counts everything that goes
+    over the wire, tool schemas included, times the model's factor, rounded up. `body` goes into the ledger (no key)."""
+
+    model: str
+    prompt_tokens: int
+    completion_cap: int
+    usd_max: float
+    body: JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the provider says it counted (None: it did not say)."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A planner's answer. `usage`, `usd` and `raw` are None for planners that call no model. `failed` is None, or how the
+    call itself failed (`timeout`, `failed`), in which case `move` is Malformed."""
+
+    move: Move
+    usage: Usage | None = None
+    usd: float = 0.0
+    raw: JSON = None
+    failed: Literal["timeout", "failed"] | None = None
+
+
+class Planner(Protocol):
+    """Proposes the next action. It has no effects of its own beyond the model call it reserved."""
+
+    name: str  # "playbook" or "model"
+    model: str | None
+
+    def request(self, view: View) -> Request | None:
+        """The model call that `propose` would make for this view; None where none is needed. Deterministic."""
+        ...
+
+    async def propose(self, view: View, request: Request | None, seconds_max: float) -> Reply:
+        """The next move. Never raises for what a model said; only for mistakes of the workspace (PerdureError)."""
+        ...

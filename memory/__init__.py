@@ -1,0 +1,1 @@
+"""Memory derived from the ledger: records, facts, summaries, recall and budgeted context."""

@@ -1,0 +1,1 @@
+"""Durable state: the ledger, its projections, slots, actions, escalations, grants, ownership and backup."""

@@ -1,0 +1,509 @@
+"""Event types of the ledger: what each records. The body is what the chain covers and projections read; anything that a
+person may have to erase (arguments, results, texts) goes into the payload, which stands in a table of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeAlias
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+
+SlotKind = Literal["scheduled", "watch", "manual", "resume", "follow-up"]
+SlotOutcome = Literal["ran", "late", "coalesced", "skipped", "missed", "refused", "held"]
+SessionStatus = Literal["succeeded", "unverified", "failed", "parked", "limited", "interrupted"]
+EffectClass = Literal["read", "idempotent", "probeable", "once"]
+Decided = Literal["auto", "escalate", "deny"]
+ActionStatus = Literal["succeeded", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the ledger as read back. `at` is microseconds UTC; `payload` is None when absent or erased."""
+
+    seq: int
+    at: int
+    type: str
+    body: Mapping[str, Any]
+    payload_hash: str | None
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An event before it is written; subclasses name the type and the body's fields (None fields are left out)."""
+
+    type: ClassVar[str]
+    payload: JSON = None
+
+    def body(self) -> dict[str, JSON]:
+        """The fields that the chain covers, without the payload."""
+        return {name: value for name in _field_names(type(self)) if (value := getattr(self, name)) is not None}
+
+
+@cache
+def _field_names(kind: type[Draft]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.name != "payload")
+
+
+# -- the ledger and the daemon --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerOpened(Draft):
+    """The first event of a ledger, or of a new epoch after a restore (`restored_from`: the head it was restored to)."""
+
+    type: ClassVar[str] = "ledger.opened"
+    workspace: str
+    epoch: int
+    schema: int
+    version: str
+    restored_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStarted(Draft):
+    type: ClassVar[str] = "daemon.started"
+    pid: int
+    fence: int
+    version: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStopped(Draft):
+    type: ClassVar[str] = "daemon.stopped"
+    fence: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationLoaded(Draft):
+    """`kind` is `config`, `policies` or `tasks`; `files` maps each file to its SHA-256."""
+
+    type: ClassVar[str] = "configuration.loaded"
+    kind: str
+    digest: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationRejected(Draft):
+    """A broken edit: the last good version stays in force. The payload holds the problems as text."""
+
+    type: ClassVar[str] = "configuration.rejected"
+    kind: str
+    problems: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLoaded(Draft):
+    """A task as it is now in force; the payload is the file's text. `schedule` is the schedule's canonical JSON text."""
+
+    type: ClassVar[str] = "task.loaded"
+    task: str
+    digest: str
+    schedule: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRemoved(Draft):
+    type: ClassVar[str] = "task.removed"
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Draft):
+    """One task, or all of them when `task` is None, starts no more sessions until resumed. `by` is who (uid or `breaker`)."""
+
+    type: ClassVar[str] = "paused"
+    task: str | None = None
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Draft):
+    type: ClassVar[str] = "resumed"
+    task: str | None = None
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised(Draft):
+    """Something a person must know; `code` is stable for machines, the payload says it in words with the next step."""
+
+    type: ClassVar[str] = "alarm.raised"
+    code: str
+    about: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationSent(Draft):
+    """One attempt to reach a person over `channel` (inbox, log, command, webhook) `about` an id, and how it went."""
+
+    type: ClassVar[str] = "notification.sent"
+    channel: str
+    about: str
+    status: Literal["delivered", "failed"]
+    error: str | None = None
+
+
+# -- slots and sessions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotOpened(Draft):
+    """A firing became due. `slot` is `TASK/KIND/DUE` with DUE in ISO 8601 UTC; `cause` names the escalation, action or
+    person behind a slot that no schedule made."""
+
+    type: ClassVar[str] = "slot.opened"
+    slot: str
+    task: str
+    kind: SlotKind
+    due: int
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotClosed(Draft):
+    """How a slot ended. Where one event covers a range of `count` firings, `due` is the first and `last_due` the last."""
+
+    type: ClassVar[str] = "slot.closed"
+    slot: str
+    task: str
+    kind: SlotKind
+    due: int
+    outcome: SlotOutcome
+    session: str | None = None
+    rule: str | None = None
+    last_due: int | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened(Draft):
+    """A bounded run begins. `bounds` are what this session may still use; `resumes` is the parked session it goes on from
+    and `escalation` the answered question. The payload is the instruction's text."""
+
+    type: ClassVar[str] = "session.opened"
+    session: str
+    task: str
+    slot: str
+    planner: str
+    model: str | None = None
+    bounds: Mapping[str, JSON]
+    task_digest: str
+    policies: str
+    fence: int
+    resumes: str | None = None
+    escalation: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed(Draft):
+    """How a session ended and what it used. The payload is `{"saved": …, "says": …}`: what `last.*` will show, and the
+    planner's closing words."""
+
+    type: ClassVar[str] = "session.closed"
+    session: str
+    task: str
+    slot: str
+    status: SessionStatus
+    reason: str
+    steps: int
+    tokens: int
+    cost_usd: float
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionFinished(Draft):
+    """Memory's receipt: ledger events `after`..`until` became so many records, facts and summaries."""
+
+    type: ClassVar[str] = "compaction.finished"
+    session: str | None = None
+    task: str
+    after: int
+    until: int
+    events: int
+    records: int
+    facts: int
+    summaries: int
+    tokens_before: int
+    tokens_after: int
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionFailed(Draft):
+    type: ClassVar[str] = "compaction.failed"
+    session: str | None = None
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextAssembled(Draft):
+    """What the planner saw: `tokens` of at most `budget`. The payload is `{"text": …, "manifest": [item…], "left_out": [item…]}`."""
+
+    type: ClassVar[str] = "context.assembled"
+    session: str
+    task: str
+    tokens: int
+    budget: int
+    factor: float
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequested(Draft):
+    """A model call's reservation, which is its intent. `purpose` is propose, vote or summarise; the payload is the request."""
+
+    type: ClassVar[str] = "model.requested"
+    session: str
+    task: str
+    call: str
+    model: str
+    purpose: str
+    prompt_tokens: int
+    completion_cap: int
+    reserved_tokens: int
+    reserved_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReplied(Draft):
+    """What a model call really cost; `status` failed, timeout and crashed charge the reservation in full. The payload is
+    the reply."""
+
+    type: ClassVar[str] = "model.replied"
+    session: str
+    task: str
+    call: str
+    status: Literal["replied", "failed", "timeout", "crashed"]
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    charged_tokens: int
+    charged_usd: float
+    error: str | None = None
+
+
+# -- steps and actions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRejected(Draft):
+    """A proposal that never became an action: malformed, unknown tool, arguments outside the schema, secret, over-long."""
+
+    type: ClassVar[str] = "step.rejected"
+    session: str
+    task: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionProposed(Draft):
+    """One step. `key` is the planner's name for it (the playbook's step path), by which a resumed session finds it again.
+    The payload is `{"args", "provenance", "paths", "cwd", "says"}`."""
+
+    type: ClassVar[str] = "action.proposed"
+    action: str
+    session: str
+    task: str
+    step: int
+    tool: str
+    effect: EffectClass
+    digest: str
+    confidence: float
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionDecided(Draft):
+    """What the policies said: `rules` lists every rule that counted as `{"name", "file", "line", "decide"}`."""
+
+    type: ClassVar[str] = "action.decided"
+    action: str
+    session: str
+    task: str
+    decision: Decided
+    rules: Sequence[Mapping[str, JSON]]
+    reason: str
+    policies: str
+    grant: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionIntended(Draft):
+    """Written before the effect. `approval` names the escalation that authorises this one attempt."""
+
+    type: ClassVar[str] = "action.intended"
+    action: str
+    session: str
+    task: str
+    tool: str
+    effect: EffectClass
+    digest: str
+    attempt: int
+    approval: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionEnded(Draft):
+    """How an intent ended. `unknown` may be settled later by another ActionEnded with `settles=True` (probe, person).
+    The payload is `{"result": …, "error": …}`."""
+
+    type: ClassVar[str] = "action.ended"
+    action: str
+    session: str
+    task: str
+    tool: str
+    attempt: int
+    status: ActionStatus
+    duration_us: int
+    error: str | None = None
+    settles: bool | None = None
+    undo: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionVerified(Draft):
+    type: ClassVar[str] = "action.verified"
+    action: str
+    session: str
+    task: str
+    verifier: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostconditionChecked(Draft):
+    """The payload is `{"condition": …, "detail": …}`."""
+
+    type: ClassVar[str] = "postcondition.checked"
+    session: str
+    task: str
+    index: int
+    kind: str
+    passed: bool
+
+
+# -- people -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationOpened(Draft):
+    """A question to a person about one action digest. The payload is `{"question": …}`: exactly what will run, where each
+    argument came from and which rules counted."""
+
+    type: ClassVar[str] = "escalation.opened"
+    escalation: str
+    action: str
+    digest: str
+    session: str
+    task: str
+    tool: str
+    expires: int
+    on_expiry: Literal["deny", "approve"]
+    parks: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationJoined(Draft):
+    """A later proposal with the same open digest: no second question."""
+
+    type: ClassVar[str] = "escalation.joined"
+    escalation: str
+    action: str
+    session: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationAnswered(Draft):
+    """The payload is `{"note": …}`. `uid` is the peer's, as the kernel says it."""
+
+    type: ClassVar[str] = "escalation.answered"
+    escalation: str
+    task: str
+    answer: Literal["approve", "deny"]
+    uid: int
+    via: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationExpired(Draft):
+    type: ClassVar[str] = "escalation.expired"
+    escalation: str
+    task: str
+    default: Literal["deny", "approve"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantGiven(Draft):
+    """A standing answer. The payload is `{"pattern": {argument: pattern}, "note": …}`."""
+
+    type: ClassVar[str] = "grant.given"
+    grant: str
+    task: str
+    tool: str
+    rule: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantRevoked(Draft):
+    type: ClassVar[str] = "grant.revoked"
+    grant: str
+    uid: int
+
+
+# -- memory: what people ask of it ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPinned(Draft):
+    """A person's standing instruction; the payload is `{"text": …}`. `task` None: for every task."""
+
+    type: ClassVar[str] = "memory.pinned"
+    pin: str
+    task: str | None = None
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUnpinned(Draft):
+    type: ClassVar[str] = "memory.unpinned"
+    pin: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCorrected(Draft):
+    """A person corrects a fact; the payload is `{"subject", "attribute", "value"}`."""
+
+    type: ClassVar[str] = "memory.corrected"
+    task: str | None = None
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryForgotten(Draft):
+    """A tombstone: the record is never shown or rebuilt again. `record` is its id."""
+
+    type: ClassVar[str] = "memory.forgotten"
+    record: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadErased(Draft):
+    """A tombstone for the payload (and salt) of event `erased`; `reason` is a person's or `payloads.keep`."""
+
+    type: ClassVar[str] = "payload.erased"
+    erased: int
+    reason: str
+    uid: int | None = None
