@@ -1,0 +1,194 @@
+"""One call of the command line: where its workspace is, how it prints, what time it is; and what every command shares."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+
+from perdure.daemon.cli.terminal import SafeConsole, console_for, line
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import tzinfo
+
+    from perdure.state.ledger import LedgerReader
+
+CONFIGURATION = "perdure.toml"
+LEDGER = "ledger.db"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def find_workspace(given: Path | None) -> Path:
+    """The workspace's directory: the one given, or the nearest one from here upwards that holds a perdure.toml."""
+    if given is not None:
+        root = given.resolve()
+        if (root / CONFIGURATION).is_file():
+            return root
+        cause = f"there is no {CONFIGURATION} in it" if root.is_dir() else "there is no such directory"
+        raise PerdureError("open the workspace", str(given), cause, f"`perdure init {given}` makes one")
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / CONFIGURATION).is_file():
+            return directory
+    raise PerdureError(
+        "find a workspace at or above",
+        str(here),
+        f"no {CONFIGURATION} there",
+        "Go to a workspace, name one with --workspace DIR or PERDURE_WORKSPACE, or make one with `perdure init DIR`",
+    )
+
+
+@dataclass
+class Invocation:
+    """What the global options said. `now` and the streams are replaced in tests."""
+
+    given: Path | None = None
+    as_json: bool = False
+    colour: bool = True
+    now: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
+
+    @cached_property
+    def out(self) -> SafeConsole:
+        """The console on standard output."""
+        return console_for(sys.stdout, colour=self.colour)
+
+    @cached_property
+    def err(self) -> SafeConsole:
+        """The console on standard error."""
+        return console_for(sys.stderr, colour=self.colour)
+
+    @cached_property
+    def workspace(self) -> Path:
+        """The workspace's root."""
+        return find_workspace(self.given)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """perdure.toml as it stands, unchecked, for the few values that reading the ledger needs. A broken file gives an
+        empty mapping: people must be able to look at a ledger while they mend the configuration."""
+        try:
+            return tomllib.loads((self.workspace / CONFIGURATION).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            return {}
+
+    @cached_property
+    def state_dir(self) -> Path:
+        """Where the ledger lies: `state` of perdure.toml, else `$STATE_DIRECTORY` of systemd, else `state/`."""
+        text = self.settings.get("state_dir")
+        return self.workspace / (text if isinstance(text, str) else "state")
+
+    @cached_property
+    def zone(self) -> tzinfo | None:
+        """The workspace's time zone; None (the machine's) where it names none that exists."""
+        text = self.settings.get("timezone")
+        try:
+            return ZoneInfo(text) if isinstance(text, str) and text else None
+        except (KeyError, ValueError, OSError):
+            return None
+
+    @cached_property
+    def ledger(self) -> LedgerReader:
+        """The ledger, opened to be read; a daemon may be writing it at the same time."""
+        from perdure.state.ledger import LedgerReader
+
+        path = self.state_dir / LEDGER
+        if not path.exists():
+            raise PerdureError(
+                "read the ledger of",
+                str(self.workspace),
+                f"{path} does not exist: nothing has run here yet",
+                "`perdure run` starts the daemon, `perdure session run TASK` runs one session",
+            )
+        return LedgerReader.open(path)
+
+    def perform(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Have the daemon do it, or do it here under the workspace's lock where none runs."""
+        from perdure.daemon.control import perform
+
+        return dict(perform(self.workspace, operation, **params))
+
+    def emit(self, kind: str, value: Mapping[str, Any]) -> None:
+        """Print one JSON object, `format` first (`perdure/KIND/1`), in plain ASCII: nothing in it can move a cursor."""
+        click.echo(json.dumps({"format": f"perdure/{kind}/1", **value}, ensure_ascii=True, default=str))
+
+    def say(self, *parts: Any) -> None:
+        """Print one line for a person."""
+        self.out.print(line(*parts), soft_wrap=True)
+
+    def page(self) -> Any:
+        """A context in which output goes through a pager, on a terminal only, where it is longer than the screen."""
+        return self.out.pager(styles=self.colour) if os.environ.get("PERDURE_PAGER") and sys.stdout.isatty() else _Nothing()
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _remember_workspace(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.ensure_object(Invocation).given = value
+
+
+def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Invocation).as_json = True
+
+
+def _remember_no_colour(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Invocation).colour = False
+
+
+def everywhere(command: Command, *, hidden: bool = True) -> Command:
+    """The options that may stand before or after a command's name: --workspace and --no-color."""
+    workspace = click.option(
+        "-w",
+        "--workspace",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar=None if hidden else "PERDURE_WORKSPACE",
+        metavar="DIR",
+        expose_value=False,
+        is_eager=True,
+        hidden=hidden,
+        callback=_remember_workspace,
+        help="The workspace (PERDURE_WORKSPACE); default: from here upwards, the first directory with a perdure.toml.",
+    )
+    colour = click.option(
+        "--no-color",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        hidden=hidden,
+        callback=_remember_no_colour,
+        help="No colours (NO_COLOR does the same).",
+    )
+    return workspace(colour(command))
+
+
+def reading(command: Command, *, top: bool = False) -> Command:
+    """The options of a command that only reads: those above and --json."""
+    as_json = click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember_json,
+        help="Print JSON for programs (docs/json.md) instead of text for people.",
+    )
+    return everywhere(as_json(command), hidden=not top)
+
+
+with_invocation = click.make_pass_decorator(Invocation, ensure=True)
