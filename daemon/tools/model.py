@@ -44,6 +44,8 @@ class Prepared:
     url: str | None = None
     method: str | None = None
     executed: Mapping[str, str] = field(default_factory=dict)  # executed file -> SHA-256
+    effect: EffectClass | None = None  # this call's own effect class, where it differs from the tool's (a GET)
+    sandboxed: bool = True  # False: a program would run without Landlock, which is for a person to allow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
