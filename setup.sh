@@ -24,7 +24,7 @@ python=$(find_python) || stop "no Python 3.11 or newer found (looked for ${PYTHO
     "Elsewhere:                   make setup PYTHON=/path/to/python3.11"
 
 mkdir -p .cache 2>/dev/null || stop "$PWD cannot be written by $(id -un)." "Clone the repository as the user who runs it."
-exec 9>.cache/setup.lock 2>/dev/null || stop "$PWD/.cache cannot be written by $(id -un)." "It belongs to $(stat -c %U .cache): remove it, or run as that user."
+{ exec 9>.cache/setup.lock; } 2>/dev/null || stop "$PWD/.cache cannot be written by $(id -un)." "It belongs to $(stat -c %U .cache): remove it, or run as that user."
 flock 9 # two makes at once: the second waits, then finds the stamp
 
 # The interpreter, and the files that say what is installed: when one changes, the stamp no longer fits.
