@@ -1,1 +1,1 @@
-"""Planners: what proposes the next action."""
+"""Planners propose the next action: a playbook's steps, or a model."""
