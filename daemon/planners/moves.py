@@ -121,6 +121,12 @@ class Planner(Protocol):
 
     name: str  # "playbook" or "model"
     model: str | None
+    factor: float  # how much more the model may count than we do
+
+    def overhead(self, tools: Sequence[ToolSpec]) -> int:
+        """Tokens of every call besides the context's sections and the session's steps (tool schemas, framing), times
+        the factor, rounded up. 0 where no model is called."""
+        ...
 
     def request(self, view: View) -> Request | None:
         """The model call that `propose` would make for this view; None where none is needed. Deterministic."""

@@ -13,6 +13,7 @@ from perdure.daemon.planners.expressions import ExpressionFault, Missing
 from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Request, Taken, View
 from perdure.daemon.planners.saved import bounded_saved
 from perdure.daemon.provenance import by_trust
+from perdure.daemon.tools.model import ToolSpec
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
@@ -28,9 +29,15 @@ class PlaybookPlanner:
 
     name = "playbook"
     model: str | None = None
+    factor = 1.0
 
     def __init__(self, task: Task) -> None:
         self._task = task
+
+    def overhead(self, tools: Sequence[ToolSpec]) -> int:
+        """0: no model is called."""
+        del tools
+        return 0
 
     def request(self, view: View) -> Request | None:
         """None: no model is called."""

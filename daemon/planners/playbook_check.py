@@ -50,9 +50,7 @@ def _first_saves(steps: tuple[Step, ...]) -> dict[str, int]:
 class _StepChecker:
     """One step's mistakes, with their places in the task's file."""
 
-    def __init__(
-        self, task: Task, step: Step, number: int, names: frozenset[str], saved_by: dict[str, int]
-    ) -> None:
+    def __init__(self, task: Task, step: Step, number: int, names: frozenset[str], saved_by: dict[str, int]) -> None:
         self.task, self.step, self.number, self.names, self.saved_by = task, step, number, names, saved_by
 
     def when(self, when: str) -> list[Problem]:
@@ -71,13 +69,17 @@ class _StepChecker:
         if isinstance(for_each, list):
             return self.texts("for_each", for_each, names)
         if not isinstance(for_each, str):
-            return [self._problem("for_each", Fault(f"for_each: {for_each!r}"), "a list, or one `${…}` that gives a list")]
+            return [
+                self._problem("for_each", Fault(f"for_each: {for_each!r}"), "a list, or one `${…}` that gives a list")
+            ]
         problems = self.texts("for_each", for_each, names)
         if problems:
             return problems
         hole = expressions.parse(for_each).whole
         if hole is None:
-            return [self._problem(for_each, Fault(f"for_each: `{for_each}`"), "a list, or one `${…}` that gives a list")]
+            return [
+                self._problem(for_each, Fault(f"for_each: `{for_each}`"), "a list, or one `${…}` that gives a list")
+            ]
         kind = expressions.result_type(hole.source, names)
         if kind != "DYN" and not kind.startswith("LIST"):
             return [self._problem(hole.source, Fault(f"for_each of type {kind}"), "an expression that gives a list")]
@@ -100,7 +102,9 @@ class _StepChecker:
         if _NAME.fullmatch(name) is None:
             return [self._problem(name, Fault(f"save: {name!r}"), "a name of letters, digits and _")]
         if name in expressions.RESERVED:
-            return [self._problem(name, Fault(f"save: {name}"), "a name that expressions do not use for something else")]
+            return [
+                self._problem(name, Fault(f"save: {name}"), "a name that expressions do not use for something else")
+            ]
         return []
 
     def _told(self, source: str, fault: Fault, names: frozenset[str]) -> Problem:
@@ -111,7 +115,9 @@ class _StepChecker:
         if root in ("item", "index") and root not in names:
             return self._problem(source, found, f"`{root}` only inside a step with for_each")
         if root in self.saved_by:
-            expected = f"a name saved by an earlier step than this one ({self.number}); step {self.saved_by[root]} saves it"
+            expected = (
+                f"a name saved by an earlier step than this one ({self.number}); step {self.saved_by[root]} saves it"
+            )
             return self._problem(source, found, expected)
         candidates = sorted(names)
         wanted = fault.name if root == "slot" else root
@@ -128,7 +134,7 @@ class _StepChecker:
         """The line and column of a fault in the file. The step begins at its line; where YAML wrote the expression
         differently (escapes, folding) only the step's line is known."""
         lines = self.task.text.split("\n")
-        wanted = source.split("\n")[0]
+        wanted = source.split("\n", maxsplit=1)[0]
         for index in range(max(self.step.line - 1, 0), len(lines)):
             start = lines[index].find(wanted)
             if start < 0 or not wanted:
