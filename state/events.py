@@ -164,6 +164,8 @@ class SlotOpened(Draft):
     kind: SlotKind
     due: int
     cause: str | None = None
+    resumes: str | None = None  # the parked or interrupted session that a resume slot goes on from
+    dry_run: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,7 @@ class SessionOpened(Draft):
     fence: int
     resumes: str | None = None
     escalation: str | None = None
+    dry_run: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,248 @@
+"""Questions to people, their answers, and standing answers (grants). One approval authorises one attempt; expiry is final."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.state.events import Event
+from perdure.state.reading import LedgerReader
+from perdure.state.refusals import LedgerRefused
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationRow:
+    """A question. `state`: `open`, `approved`, `denied`, `expired`, or `used` (its one attempt was intended). `seq` is the
+    opening event's, whose payload holds the question. An approval counts before `valid_until`."""
+
+    escalation: str
+    action: str
+    digest: str
+    session: str
+    task: str
+    tool: str
+    opened_at: int
+    expires: int
+    on_expiry: str
+    parks: bool
+    state: str
+    valid_until: int | None
+    uid: int | None
+    via: str | None
+    answered_at: int | None
+    joined: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """A standing answer. `pattern` comes from the payload of event `seq`; None where that was erased (it then fits nothing)."""
+
+    grant: str
+    task: str
+    tool: str
+    rule: str
+    uid: int
+    given_at: int
+    revoked_at: int | None
+    revoked_uid: int | None
+    seq: int
+    pattern: dict[str, Any] | None
+
+
+_PENDING = "state IN ('open', 'approved')"  # repeated in queries so that SQLite may use the partial index of that name
+
+
+def escalations(reader: LedgerReader, open_only: bool = True, task: str | None = None) -> list[EscalationRow]:
+    """Questions, oldest first; `open_only`: those that nobody has answered and that have not been recorded as expired."""
+    where = ([f"state = 'open' AND {_PENDING}"] if open_only else []) + ([] if task is None else ["task = ?"])
+    sql = "SELECT * FROM escalations" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"
+    return [_row(row) for row in reader.rows(sql, *([] if task is None else [task]))]
+
+
+def escalation(reader: LedgerReader, id: str) -> EscalationRow | None:
+    """The question with this id."""
+    return next((_row(row) for row in reader.rows("SELECT * FROM escalations WHERE escalation = ?", id)), None)
+
+
+def open_escalation_for(reader: LedgerReader, task: str, digest: str) -> EscalationRow | None:
+    """The open question about this digest, which an identical proposal joins."""
+    sql = "SELECT * FROM escalations WHERE task = ? AND digest = ? AND state = 'open'"
+    return next((_row(row) for row in reader.rows(sql, task, digest)), None)
+
+
+def last_answer_for(reader: LedgerReader, task: str, digest: str) -> EscalationRow | None:
+    """The latest question about this digest that is no longer open (approved, denied, expired or used)."""
+    sql = "SELECT * FROM escalations WHERE task = ? AND digest = ? AND state <> 'open' ORDER BY seq DESC LIMIT 1"
+    return next((_row(row) for row in reader.rows(sql, task, digest)), None)
+
+
+def approved_escalations(reader: LedgerReader) -> list[EscalationRow]:
+    """Approvals whose one attempt has not been intended yet, oldest first."""
+    sql = f"SELECT * FROM escalations WHERE state = 'approved' AND {_PENDING} ORDER BY seq"  # noqa: S608 - a constant
+    return [_row(row) for row in reader.rows(sql)]
+
+
+def grants(reader: LedgerReader, task: str | None = None, active_only: bool = True) -> list[GrantRow]:
+    """Standing answers, oldest first, with their patterns."""
+    where = (["revoked_at IS NULL"] if active_only else []) + ([] if task is None else ["task = ?"])
+    sql = "SELECT * FROM grants" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"
+    found = []
+    for row in reader.rows(sql, *([] if task is None else [task])):
+        payload = reader.payload(row[8])
+        pattern = payload.get("pattern") if isinstance(payload, dict) else None
+        found.append(GrantRow(*row, pattern if isinstance(pattern, dict) else None))
+    return found
+
+
+def _row(row: tuple[Any, ...]) -> EscalationRow:
+    return EscalationRow(*row[:9], bool(row[9]), *row[10:])
+
+
+# -- how events change the tables -------------------------------------------------------------------------------------
+
+
+def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"question {body['escalation']}"
+    row = db.execute("SELECT digest, task, tool, state, attempt FROM actions WHERE action = ?", (body["action"],)).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, f"action {body['action']} was never proposed")
+    if row[:3] != (body["digest"], body["task"], body["tool"]):
+        raise LedgerRefused("action-mismatch", about, "digest, task or tool are not the action's")
+    if row[3] not in ("escalated", "ended"):
+        raise LedgerRefused("not-escalated", about, f"action {body['action']} is {row[3]}: there is nothing to ask")
+    if db.execute("SELECT 1 FROM escalations WHERE escalation = ?", (body["escalation"],)).fetchone():
+        raise LedgerRefused("escalation-known", about, "a question is asked once")
+    if body["expires"] <= event.at:
+        raise LedgerRefused("expired", about, "it would have expired before it was asked")
+    same = db.execute(
+        "SELECT escalation FROM escalations WHERE task = ? AND digest = ? AND state = 'open'", (body["task"], body["digest"])
+    ).fetchone()
+    if same:
+        raise LedgerRefused("must-join", about, f"question {same[0]} about the same action is open", "Join it")
+    db.execute(
+        "INSERT INTO escalations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', NULL, NULL, NULL, NULL, 0, ?)",
+        (
+            body["escalation"], body["action"], body["digest"], body["session"], body["task"], body["tool"], event.at,
+            body["expires"], body["on_expiry"], int(body["parks"]), event.seq,
+        ),
+    )  # fmt: skip
+    db.execute("UPDATE actions SET escalation = ? WHERE action = ?", (body["escalation"], body["action"]))
+
+
+def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the joining of question {body['escalation']}"
+    digest, task, state = _question(db, body["escalation"], about, "digest, task, state")
+    if state != "open":
+        raise LedgerRefused("escalation-answered", about, f"it is {state}", "Ask anew")
+    row = db.execute("SELECT digest, task, state FROM actions WHERE action = ?", (body["action"],)).fetchone()
+    if row is None or row != (digest, task, "escalated"):
+        raise LedgerRefused("action-mismatch", about, f"action {body['action']} is not an escalated action with the same digest")
+    own = db.execute(
+        "SELECT 1 FROM escalations WHERE escalation = ? AND action = ?", (body["escalation"], body["action"])
+    ).fetchone()
+    if own:
+        raise LedgerRefused("action-mismatch", about, "it is the action's own question")
+    db.execute(
+        "UPDATE actions SET state = 'joined', escalation = ? WHERE action = ?", (body["escalation"], body["action"])
+    )
+    db.execute("UPDATE escalations SET joined = joined + 1 WHERE escalation = ?", (body["escalation"],))
+
+
+def escalation_answered(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the answer to question {body['escalation']}"
+    state, expires, action, task = _question(db, body["escalation"], about, "state, expires, action, task")
+    if state != "open":
+        raise LedgerRefused("escalation-answered", about, f"it is already {state}", "A question is answered once")
+    if event.at >= expires:
+        raise LedgerRefused("expired", about, "it has expired", "Expiry is final: the action has to be proposed again")
+    if task != body["task"]:
+        raise LedgerRefused("action-mismatch", about, f"it belongs to task {task}")
+    approved = body["answer"] == "approve"
+    db.execute(
+        "UPDATE escalations SET state = ?, valid_until = ?, uid = ?, via = ?, answered_at = ? WHERE escalation = ?",
+        (
+            "approved" if approved else "denied", expires if approved else None, body["uid"], body["via"], event.at,
+            body["escalation"],
+        ),
+    )  # fmt: skip
+    if not approved:
+        _deny(db, action)
+
+
+def escalation_expired(db: sqlite3.Connection, event: Event) -> None:
+    """Nobody answered in time, or an approval was not used in time."""
+    body = event.body
+    about = f"the expiry of question {body['escalation']}"
+    state, opened_at, expires, on_expiry, valid_until, action = _question(
+        db, body["escalation"], about, "state, opened_at, expires, on_expiry, valid_until, action"
+    )
+    if state not in ("open", "approved"):
+        raise LedgerRefused("escalation-answered", about, f"it is already {state}", "A question ends once")
+    if event.at < (expires if state == "open" else valid_until):
+        raise LedgerRefused("not-expired", about, "its time has not passed")
+    default = on_expiry if state == "open" else "deny"  # an approval that went stale authorises nothing any more
+    if body["default"] != default:
+        raise LedgerRefused("wrong-default", about, f"its default is {default}, not {body['default']}")
+    approved = default == "approve"
+    db.execute(
+        "UPDATE escalations SET state = ?, valid_until = ?, answered_at = ? WHERE escalation = ?",
+        (
+            # Silence that approves does so for as long again as there was time to answer.
+            ("approved", event.at + (expires - opened_at)) if approved else ("expired", None)
+        )
+        + (event.at, body["escalation"]),
+    )
+    if not approved:
+        _deny(db, action)
+
+
+def use_approval(db: sqlite3.Connection, escalation: str, action: str, digest: str, event: Event, about: str) -> None:
+    """Spend the one attempt that this approval authorises, or refuse."""
+    asked, for_digest, state, valid_until = _question(db, escalation, about, "action, digest, state, valid_until")
+    if state != "approved":
+        raise LedgerRefused("not-approved", about, f"question {escalation} is {state}", "One approval authorises one attempt")
+    if asked != action or for_digest != digest:
+        raise LedgerRefused("action-mismatch", about, f"question {escalation} was asked about another action")
+    if event.at >= valid_until:
+        raise LedgerRefused("expired", about, f"the approval {escalation} has expired", "Expiry is final: propose the action again")
+    db.execute("UPDATE escalations SET state = 'used' WHERE escalation = ?", (escalation,))
+
+
+def grant_given(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    if db.execute('SELECT 1 FROM grants WHERE "grant" = ?', (body["grant"],)).fetchone():
+        raise LedgerRefused("grant-known", f"grant {body['grant']}", "a grant is given once")
+    db.execute(
+        "INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, ?)",
+        (body["grant"], body["task"], body["tool"], body["rule"], body["uid"], event.at, event.seq),
+    )
+
+
+def grant_revoked(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    changed = db.execute(
+        'UPDATE grants SET revoked_at = ?, revoked_uid = ? WHERE "grant" = ? AND revoked_at IS NULL',
+        (event.at, body["uid"], body["grant"]),
+    )
+    if changed.rowcount == 0:
+        raise LedgerRefused("no-such-grant", f"the revocation of grant {body['grant']}", "no such grant is in force")
+
+
+def _question(db: sqlite3.Connection, escalation: str, about: str, columns: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = db.execute(
+        f"SELECT {columns} FROM escalations WHERE escalation = ?",  # noqa: S608 - columns are constants of this module
+        (escalation,),
+    ).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-escalation", about, "it was never asked")
+    return row
+
+
+def _deny(db: sqlite3.Connection, action: str) -> None:
+    # The question may have been about an action whose attempt is unknown: that stays as it is.
+    db.execute("UPDATE actions SET state = 'denied' WHERE action = ? AND state = 'escalated'", (action,))

@@ -1,0 +1,254 @@
+"""The journal of actions: proposed, decided, intended, ended. What may follow what is decided here and nowhere else."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from perdure.state.escalations import use_approval
+from perdure.state.events import Event
+from perdure.state.reading import LedgerReader
+from perdure.state.refusals import LedgerRefused
+from perdure.state.sessions import require_open_session
+
+REPEATABLE: Final = frozenset({"read", "idempotent", "probeable"})  # classes whose unknown attempt may be run again
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRow:
+    """One action as it now stands.
+
+    `state`: `proposed`, `decided` (auto, not yet intended), `escalated` (a question decides), `joined` (another action's
+    question decides), `denied`, `intended` (an attempt is open), `ended`. `status` is the last attempt's, `attempt` its
+    number (0: none yet), `attempt_session` the session it runs in. `escalation` is the question raised or joined, `approval` the one that authorised the last attempt.
+    """
+
+    action: str
+    session: str
+    task: str
+    step: int
+    tool: str
+    key: str | None
+    effect: str
+    digest: str
+    confidence: float
+    decision: str | None
+    state: str
+    attempt: int
+    attempt_session: str | None
+    escalation: str | None
+    approval: str | None
+    status: str | None
+    error: str | None
+    undo: bool | None
+    verified: bool | None
+    proposed_at: int
+    intended_at: int | None
+    ended_at: int | None
+    seq_proposed: int
+    seq_intended: int | None
+    seq_ended: int | None
+
+
+def actions(reader: LedgerReader, session: str | None = None, limit: int | None = None) -> list[ActionRow]:
+    """A session's actions in order; without a session, all, newest first."""
+    bound = -1 if limit is None else limit
+    if session is None:
+        return [_row(row) for row in reader.rows("SELECT * FROM actions ORDER BY seq_proposed DESC LIMIT ?", bound)]
+    sql = "SELECT * FROM actions WHERE session = ? ORDER BY seq_proposed LIMIT ?"
+    return [_row(row) for row in reader.rows(sql, session, bound)]
+
+
+def action(reader: LedgerReader, id: str) -> ActionRow | None:
+    """The action with this id."""
+    return next((_row(row) for row in reader.rows("SELECT * FROM actions WHERE action = ?", id)), None)
+
+
+def open_intents(reader: LedgerReader) -> list[ActionRow]:
+    """Actions with an intent and no outcome, oldest first: running now, or cut off by a crash. Costs O(open)."""
+    return [_row(row) for row in reader.rows("SELECT * FROM actions WHERE state = 'intended' ORDER BY seq_intended")]
+
+
+def unknown_actions(reader: LedgerReader) -> list[ActionRow]:
+    """Actions whose last attempt may or may not have happened, and which nobody has settled."""
+    return [_row(row) for row in reader.rows("SELECT * FROM actions WHERE status = 'unknown' ORDER BY seq_ended")]
+
+
+def tool_calls(reader: LedgerReader, tool: str, since: int, task: str | None = None) -> int:
+    """How many actions of this tool were started at `since` (microseconds UTC) or later."""
+    sql = "SELECT COUNT(*) FROM actions WHERE tool = ? AND intended_at >= ?"
+    rows = reader.rows(sql, tool, since) if task is None else reader.rows(sql + " AND task = ?", tool, since, task)
+    return int(rows[0][0])
+
+
+def success_rate(reader: LedgerReader, task: str, tool: str) -> float:
+    """The share of this tool's ended actions in this task that succeeded and that no verification contradicted; -1: none yet."""
+    rows = reader.rows("SELECT succeeded, tried FROM reliability WHERE task = ? AND tool = ?", task, tool)
+    return rows[0][0] / rows[0][1] if rows and rows[0][1] else -1.0
+
+
+_BOOLEANS: Final = tuple(index for index, field in enumerate(fields(ActionRow)) if field.name in ("undo", "verified"))
+
+
+def _row(row: tuple[Any, ...]) -> ActionRow:
+    values = list(row)
+    for index in _BOOLEANS:
+        if values[index] is not None:
+            values[index] = bool(values[index])
+    return ActionRow(*values)
+
+
+# -- how events change the tables -------------------------------------------------------------------------------------
+
+
+def action_proposed(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the proposal of action {body['action']}"
+    require_open_session(db, body["session"], body["task"], about)
+    if db.execute("SELECT 1 FROM actions WHERE action = ?", (body["action"],)).fetchone():
+        raise LedgerRefused("action-known", about, "an action is proposed once")
+    db.execute(
+        "INSERT INTO actions (action, session, task, step, tool, key, effect, digest, confidence, state, attempt, proposed_at,"
+        " seq_proposed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'proposed', 0, ?, ?)",
+        (
+            body["action"], body["session"], body["task"], body["step"], body["tool"], body.get("key"), body["effect"],
+            body["digest"], body["confidence"], event.at, event.seq,
+        ),
+    )  # fmt: skip
+
+
+def action_decided(db: sqlite3.Connection, event: Event) -> None:
+    """The first decision, or a later one under the policies then in force (before an approved or repeated attempt)."""
+    body = event.body
+    about = f"the decision on action {body['action']}"
+    row = db.execute("SELECT state, task, status FROM actions WHERE action = ?", (body["action"],)).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, "it was never proposed")
+    state, task, status = row
+    if task != body["task"]:
+        raise LedgerRefused("action-mismatch", about, f"it belongs to task {task}, not to {body['task']}")
+    decision = body["decision"]
+    if state == "ended" and status == "unknown":
+        db.execute("UPDATE actions SET decision = ? WHERE action = ?", (decision, body["action"]))
+        return
+    if state not in ("proposed", "decided", "escalated"):
+        raise LedgerRefused("action-decided", about, f"it is already {state}")
+    next_state = {"auto": "decided", "escalate": "escalated", "deny": "denied"}[decision]
+    db.execute("UPDATE actions SET decision = ?, state = ? WHERE action = ?", (decision, next_state, body["action"]))
+
+
+def action_intended(db: sqlite3.Connection, event: Event) -> None:
+    """The door before every effect: only with a decision `auto`, or with an approval that fits, for one attempt at a time."""
+    body = event.body
+    about = f"the intent of action {body['action']}"
+    row = db.execute(
+        "SELECT session, task, tool, effect, digest, decision, state, attempt, status, approval FROM actions WHERE action = ?",
+        (body["action"],),
+    ).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, "it was never proposed")
+    session, task, tool, effect, digest, decision, state, attempt, status, earlier_approval = row
+    require_open_session(db, body["session"], body["task"], about)
+    if (body["task"], body["tool"], body["effect"], body["digest"]) != (task, tool, effect, digest):
+        raise LedgerRefused("action-mismatch", about, "task, tool, effect or digest are not those that were decided on")
+    if state == "intended":
+        raise LedgerRefused("intent-open", about, f"attempt {attempt} has no outcome yet", "Record how it ended, or that it is unknown")
+    if body["attempt"] != attempt + 1:
+        raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} cannot follow attempt {attempt}")
+    approval = body.get("approval")
+    if approval is not None:
+        if decision == "deny":
+            raise LedgerRefused("denied", about, "the policies in force deny it", "An approval does not override a denial")
+        if state not in ("escalated", "decided", "ended") or (state == "ended" and status != "unknown"):
+            raise LedgerRefused("not-awaiting", about, f"it is {state}; an approval authorises only what it was asked for")
+        _require_resuming(db, body["session"], session, about)
+        use_approval(db, approval, body["action"], digest, event, about)
+    elif state == "ended":
+        if status != "unknown":
+            raise LedgerRefused("action-ended", about, f"it has already {status}", "A new attempt is a new action")
+        if decision != "auto" or earlier_approval is not None or effect not in REPEATABLE:
+            raise LedgerRefused(
+                "no-authority", about, f"a second attempt of a {effect} action that was decided {decision} needs an approval of its own",
+                "One approval authorises one attempt: open a new question",
+            )  # fmt: skip
+    elif state != "decided" or decision != "auto":
+        raise LedgerRefused(
+            "undecided", about, f"it is {state} and its decision is {decision or 'missing'}", "No decision, no execution"
+        )
+    db.execute(
+        "UPDATE actions SET state = 'intended', attempt = ?, attempt_session = ?, approval = ?, status = NULL, error = NULL,"
+        " intended_at = ?, seq_intended = ?, ended_at = NULL, seq_ended = NULL WHERE action = ?",
+        (body["attempt"], body["session"], approval, event.at, event.seq, body["action"]),
+    )
+
+
+def action_ended(db: sqlite3.Connection, event: Event) -> None:
+    """The one outcome of the open attempt; with `settles`, the one settlement of an unknown outcome."""
+    body = event.body
+    about = f"the outcome of action {body['action']}"
+    row = db.execute(
+        "SELECT task, tool, state, attempt, status FROM actions WHERE action = ?", (body["action"],)
+    ).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, "it was never proposed")
+    task, tool, state, attempt, status = row
+    if (task, tool) != (body["task"], body["tool"]):
+        raise LedgerRefused("action-mismatch", about, "task or tool are not the action's")
+    if body["attempt"] != attempt:
+        raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} is not the last one, {attempt}")
+    settles = bool(body.get("settles"))
+    if settles:
+        if state != "ended" or status != "unknown":
+            raise LedgerRefused("not-unknown", about, f"only an unknown outcome can be settled, and it is {status or state}")
+        if body["status"] == "unknown":
+            raise LedgerRefused("still-unknown", about, "an unknown outcome is settled as succeeded or failed")
+    elif state != "intended":
+        raise LedgerRefused("no-intent", about, f"no attempt is open: it is {state}", "Every intent ends once")
+    db.execute(
+        "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
+        (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq, body["action"]),
+    )
+    # A repeated or settled attempt was counted when it became unknown: it may only gain the success.
+    tried = 0 if settles or attempt > 1 else 1
+    _count(db, task, tool, tried, 1 if body["status"] == "succeeded" else 0)
+
+
+def action_verified(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the verification of action {body['action']}"
+    row = db.execute(
+        "SELECT task, tool, state, status, verified FROM actions WHERE action = ?", (body["action"],)
+    ).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, "it was never proposed")
+    task, tool, state, status, verified = row
+    if state not in ("ended", "intended"):
+        raise LedgerRefused("not-ended", about, f"it is {state}: there is nothing to verify")
+    if body["passed"] is False and status == "succeeded" and verified != 0:
+        _count(db, task, tool, 0, -1)
+    passed = 0 if verified == 0 or body["passed"] is False else 1  # one contradiction is enough
+    db.execute("UPDATE actions SET verified = ? WHERE action = ?", (passed, body["action"]))
+
+
+def _require_resuming(db: sqlite3.Connection, session: str, proposed_in: str, about: str) -> None:
+    if session == proposed_in:
+        return
+    row = db.execute("SELECT resumes FROM sessions WHERE session = ?", (session,)).fetchone()
+    if row[0] is None:
+        raise LedgerRefused(
+            "not-resuming", about, f"session {session} neither proposed it nor resumes a parked session",
+            "Run an approved action in the session that its answer opened",
+        )  # fmt: skip
+
+
+def _count(db: sqlite3.Connection, task: str, tool: str, tried: int, succeeded: int) -> None:
+    db.execute(
+        "INSERT INTO reliability VALUES (?1, ?2, ?3, ?4) ON CONFLICT (task, tool)"
+        " DO UPDATE SET tried = tried + ?3, succeeded = succeeded + ?4",
+        (task, tool, tried, succeeded),
+    )
+
+
+def _integer(value: bool | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,121 @@
+"""Reading the ledger: events by what they concern, and their payloads."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from perdure.state import chain
+from perdure.state.events import JSON, Event
+
+_PAGE_ROWS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last event: its sequence number (0: none yet), hash (empty: none yet) and time."""
+
+    seq: int
+    hash: str
+    at: int
+
+
+class LedgerReader:
+    """Reads one ledger over an open connection. What it returns is the state at the moment of each call."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> LedgerReader:
+        """Read a ledger that another process may be writing. Raises PerdureError for what is not a readable ledger."""
+        from perdure.state.opening import connect_to_read  # noqa: PLC0415 - opening builds on this module
+
+        return cls(connect_to_read(path))
+
+    def close(self) -> None:
+        """Close the connection. Only for a reader that was opened on its own."""
+        self.connection.close()
+
+    def __enter__(self) -> LedgerReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def head(self) -> Head:
+        """The last event's sequence number, hash and time."""
+        rows = self.rows("SELECT seq, hash, at FROM events ORDER BY seq DESC LIMIT 1")
+        return Head(*rows[0]) if rows else Head(0, "", 0)
+
+    def events(
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        types: Collection[str] | None = None,
+        session: str | None = None,
+        task: str | None = None,
+        action: str | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """Events with `after` < seq <= `until` that match all that is given, in order, read a page at a time."""
+        where, fixed = ["seq > ?", "seq <= ?"], []
+        for column, value in (("action", action), ("session", session), ("task", task)):
+            if value is not None:
+                # Only the most selective index is worth using: a unary plus hides the others from the query planner.
+                where.append(f"{'+' if fixed else ''}{column} = ?")
+                fixed.append(value)
+        if types is not None:
+            where.append(f"type IN ({', '.join('?' * len(types))})")
+            fixed.extend(types)
+        sql = (
+            f"SELECT seq, at, type, body, payload_hash, hash FROM events WHERE {' AND '.join(where)}"  # noqa: S608
+            f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
+        )
+        low, high = after, self.head().seq if until is None else until
+        left = -1 if limit is None else limit
+        while left and low < high:
+            page = self.rows(sql, low, high, *fixed, _PAGE_ROWS if left < 0 else min(left, _PAGE_ROWS))
+            for row in page:
+                yield event_from_row(row)
+            if len(page) < _PAGE_ROWS:
+                return
+            left -= len(page) if left > 0 else 0
+            if newest_first:
+                high = page[-1][0] - 1
+            else:
+                low = page[-1][0]
+
+    def event(self, seq: int) -> Event | None:
+        """The event with this sequence number."""
+        return next(self.events(after=seq - 1, until=seq), None)
+
+    def payload(self, seq: int) -> JSON:
+        """The payload of an event; None where it has none or it was erased. Raises ValueError on damaged bytes."""
+        rows = self.rows("SELECT encoding, data FROM payloads WHERE seq = ?", seq)
+        return chain.parse(chain.unpack(*rows[0])) if rows else None
+
+    def erased(self, seq: int) -> bool:
+        """Whether this event's payload was erased, with a tombstone."""
+        return bool(self.rows("SELECT 1 FROM erasures WHERE erased = ?", seq))
+
+
+def event_from_row(row: tuple[Any, ...]) -> Event:
+    """An event from the columns seq, at, type, body, payload_hash, hash."""
+    seq, at, type_, body, payload_hash, hash_ = row
+    return Event(seq, at, type_, chain.parse(body), payload_hash, hash_)  # type: ignore[arg-type]
+
+
+def read_only_uri(path: Path, *, immutable: bool = False) -> str:
+    """The SQLite URI that opens `path` for reading and never creates it."""
+    return f"file:{quote(str(path.absolute()))}?mode=ro{'&immutable=1' if immutable else ''}"

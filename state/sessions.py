@@ -1,0 +1,182 @@
+"""Sessions and the model calls they paid for."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from perdure.state.canonical import canonical
+from perdure.state.events import Event
+from perdure.state.reading import LedgerReader
+from perdure.state.refusals import LedgerRefused
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One bounded run. `status` None: still open. `bounds` is JSON text; times are microseconds UTC."""
+
+    session: str
+    task: str
+    slot: str
+    planner: str
+    model: str | None
+    status: str | None
+    reason: str | None
+    bounds: str
+    task_digest: str
+    policies: str
+    fence: int
+    resumes: str | None
+    escalation: str | None
+    steps: int | None
+    tokens: int | None
+    cost_usd: float | None
+    duration_us: int | None
+    opened_at: int
+    closed_at: int | None
+    seq_opened: int
+    seq_closed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """One model call. While `status` is None, `tokens` and `usd` are its reservation; afterwards what was charged."""
+
+    call: str
+    session: str
+    task: str
+    model: str
+    purpose: str
+    status: str | None
+    tokens: int
+    usd: float
+    at: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What model calls cost, open reservations included."""
+
+    tokens: int
+    usd: float
+
+
+def sessions(reader: LedgerReader, task: str | None = None, limit: int | None = None) -> list[SessionRow]:
+    """Sessions, newest first."""
+    bound = -1 if limit is None else limit
+    if task is None:
+        return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions ORDER BY seq_opened DESC LIMIT ?", bound)]
+    sql = "SELECT * FROM sessions WHERE task = ? ORDER BY seq_opened DESC LIMIT ?"
+    return [SessionRow(*row) for row in reader.rows(sql, task, bound)]
+
+
+def session(reader: LedgerReader, id: str) -> SessionRow | None:
+    """The session with this id."""
+    return next((SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE session = ?", id)), None)
+
+
+def open_sessions(reader: LedgerReader) -> list[SessionRow]:
+    """Sessions that have not closed: running now, or cut off by a crash."""
+    return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE status IS NULL ORDER BY seq_opened")]
+
+
+def spend(reader: LedgerReader, since: int, task: str | None = None) -> Spend:
+    """What was spent on model calls made at `since` (microseconds UTC) or later, of one task or all."""
+    sql = "SELECT COALESCE(SUM(tokens), 0), COALESCE(SUM(usd), 0.0) FROM calls WHERE at >= ?"
+    rows = reader.rows(sql, since) if task is None else reader.rows(sql + " AND task = ?", since, task)
+    return Spend(*rows[0])
+
+
+def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow]:
+    """Model calls without a reply: in flight, or cut off by a crash (then charged in full)."""
+    sql = "SELECT * FROM calls WHERE status IS NULL" + ("" if session is None else " AND session = ?") + " ORDER BY seq"
+    return [CallRow(*row) for row in reader.rows(sql, *([] if session is None else [session]))]
+
+
+# -- how events change the tables -------------------------------------------------------------------------------------
+
+
+def session_opened(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the opening of session {body['session']}"
+    if db.execute("SELECT 1 FROM sessions WHERE session = ?", (body["session"],)).fetchone():
+        raise LedgerRefused("session-known", about, "a session opens once")
+    other = db.execute("SELECT session FROM sessions WHERE task = ? AND status IS NULL", (body["task"],)).fetchone()
+    if other:
+        raise LedgerRefused(
+            "session-open", about, f"session {other[0]} of task {body['task']} is still open", "Close that one first"
+        )
+    ended = db.execute("SELECT outcome FROM slots WHERE slot = ? AND outcome IS NOT NULL", (body["slot"],)).fetchone()
+    if ended:
+        raise LedgerRefused("slot-closed", about, f"its slot {body['slot']} has already ended as {ended[0]}")
+    db.execute(
+        "INSERT INTO sessions (session, task, slot, planner, model, bounds, task_digest, policies, fence, resumes, escalation,"
+        " opened_at, seq_opened) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            body["session"], body["task"], body["slot"], body["planner"], body.get("model"),
+            canonical(body["bounds"]).decode(), body["task_digest"], body["policies"], body["fence"],
+            body.get("resumes"), body.get("escalation"), event.at, event.seq,
+        ),
+    )  # fmt: skip
+
+
+def session_closed(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    about = f"the end of session {body['session']}"
+    row = db.execute("SELECT status, task, slot FROM sessions WHERE session = ?", (body["session"],)).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-session", about, "it was never opened")
+    if row[0] is not None:
+        raise LedgerRefused("session-closed", about, f"it has already ended as {row[0]}")
+    if row[1:] != (body["task"], body["slot"]):
+        raise LedgerRefused("session-mismatch", about, "task or slot are not the session's")
+    intent = db.execute(
+        "SELECT action FROM actions WHERE state = 'intended' AND attempt_session = ? LIMIT 1", (body["session"],)
+    ).fetchone()
+    if intent:
+        raise LedgerRefused(
+            "intent-open", about, f"action {intent[0]} has an intent and no outcome", "Record its outcome, or that it is unknown"
+        )
+    db.execute(
+        "UPDATE sessions SET status = ?, reason = ?, steps = ?, tokens = ?, cost_usd = ?, duration_us = ?, closed_at = ?,"
+        " seq_closed = ? WHERE session = ?",
+        (
+            body["status"], body["reason"], body["steps"], body["tokens"], body["cost_usd"], body["duration_us"],
+            event.at, event.seq, body["session"],
+        ),
+    )  # fmt: skip
+
+
+def require_open_session(db: sqlite3.Connection, session: str, task: str, about: str) -> None:
+    """Refuse what only an open session of this task may record."""
+    row = db.execute("SELECT status, task FROM sessions WHERE session = ?", (session,)).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-session", about, f"session {session} was never opened")
+    if row[0] is not None:
+        raise LedgerRefused("session-closed", about, f"session {session} has already ended as {row[0]}")
+    if row[1] != task:
+        raise LedgerRefused("session-mismatch", about, f"session {session} belongs to task {row[1]}, not to {task}")
+
+
+def model_requested(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    if db.execute("SELECT 1 FROM calls WHERE call = ?", (body["call"],)).fetchone():
+        raise LedgerRefused("call-known", f"model call {body['call']}", "a call is reserved once")
+    db.execute(
+        "INSERT INTO calls VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)",
+        (
+            body["call"], body["session"], body["task"], body["model"], body["purpose"], body["reserved_tokens"],
+            body["reserved_usd"], event.at, event.seq,
+        ),
+    )  # fmt: skip
+
+
+def model_replied(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    changed = db.execute(
+        "UPDATE calls SET status = ?, tokens = ?, usd = ? WHERE call = ? AND status IS NULL",
+        (body["status"], body["charged_tokens"], body["charged_usd"], body["call"]),
+    )
+    if changed.rowcount == 0:
+        raise LedgerRefused("call-settled", f"the reply to model call {body['call']}", "no such call is open")
