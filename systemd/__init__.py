@@ -1,0 +1,1 @@
+"""Service files for systemd and supervisord, and the listener that is supervisord's watchdog."""
