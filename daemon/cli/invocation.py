@@ -85,9 +85,9 @@ class Invocation:
 
     @cached_property
     def state_dir(self) -> Path:
-        """Where the ledger lies: `state` of perdure.toml, else `$STATE_DIRECTORY` of systemd, else `state/`."""
-        text = self.settings.get("state_dir")
-        return self.workspace / (text if isinstance(text, str) else "state")
+        """Where the ledger lies: `state` of perdure.toml, else `state/` in the workspace."""
+        text = self.settings.get("state")
+        return (self.workspace / Path(text if isinstance(text, str) else "state").expanduser()).resolve()
 
     @cached_property
     def zone(self) -> tzinfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 SHORT_ID = 6
+_ULID = re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b")
 
 
 def iso(at: int) -> str:
@@ -92,6 +94,11 @@ def dollars(amount: float) -> str:
 def short(identifier: str) -> str:
     """An id as people see it: the last six characters of a ULID (they are its random part), anything else whole."""
     return identifier[-SHORT_ID:] if len(identifier) == 26 and identifier.isalnum() else identifier
+
+
+def shorten(text: str) -> str:
+    """The text with every ULID in it cut short."""
+    return _ULID.sub(lambda match: short(match.group()), text)
 
 
 def short_digest(digest: str) -> str:

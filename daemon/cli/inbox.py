@@ -1,0 +1,252 @@
+"""`perdure inbox`, `approve`, `deny`: the questions that wait for a person, and the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from perdure.daemon.cli.account import question_of
+from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.session_page import arguments_table, exact_lines, rules_table, who
+from perdure.daemon.cli.terminal import exact, line, one_line
+from perdure.daemon.cli.words import DAY, HOUR, from_now, full_moment, iso, moment, short, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from perdure.daemon.cli.account import Part
+    from perdure.state.projections import EscalationRow
+
+STATE_STYLE = {"open": "ask", "approved": "good", "used": "good", "denied": "bad", "expired": "warn"}
+
+
+@click.group(invoke_without_command=True)
+@click.option("--all", "everything", is_flag=True, help="Also the questions that have been answered or have expired.")
+@click.option("--task", help="Only this task's.")
+@reading
+@click.pass_context
+@with_invocation
+def inbox(invocation: Invocation, context: click.Context, everything: bool, task: str | None) -> None:
+    """List the questions that wait for a person."""
+    if context.invoked_subcommand is not None:
+        return
+    from perdure.state import projections
+
+    rows = projections.escalations(invocation.ledger, open_only=not everything, task=task)
+    if invocation.as_json:
+        now = invocation.now()
+        invocation.emit("inbox", {"questions": [row_json(row, now) for row in rows]})
+        return
+    if not rows:
+        invocation.say(("No questions are open.", "good") if not everything else ("No question was ever asked.", "faint"))
+        return
+    invocation.out.print(questions_table(invocation, rows, states=everything))
+    invocation.say()
+    name = short(rows[0].escalation)
+    invocation.say(("Look closer: ", "faint"), (f"perdure inbox show {name}", "command"), ("   answer: ", "faint"),
+                   (f"perdure approve {name}", "command"), ("  or  ", "faint"), (f"perdure deny {name}", "command"))  # fmt: skip
+
+
+def row_json(row: EscalationRow, now: int) -> dict[str, Any]:
+    """A question as JSON, without what it asks about (that is `inbox show`)."""
+    return {
+        "escalation": row.escalation,
+        "task": row.task,
+        "tool": row.tool,
+        "action": row.action,
+        "session": row.session,
+        "digest": row.digest,
+        "state": "overdue" if row.state == "open" and row.expires <= now else row.state,
+        "asked_at": iso(row.opened_at),
+        "expires_at": iso(row.expires),
+        "on_expiry": row.on_expiry,
+        "parks": bool(row.parks),
+        "joined": row.joined,
+        "answered_by_uid": row.uid,
+        "seq": row.seq,
+    }
+
+
+def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states: bool = False) -> Table:
+    """One row for each question: id, what it would do, since when, until when."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
+    for title in ("question", "task", "would do", "asked", "expires"):
+        table.add_column(title, no_wrap=title != "would do", overflow="fold")
+    if states:
+        table.add_column("state", no_wrap=True)
+    now = invocation.now()
+    for row in rows:
+        payload = invocation.ledger.payload(row.seq)
+        asked = payload.get("question") if isinstance(payload, dict) else None
+        args = asked.get("args") if isinstance(asked, dict) else None
+        what = line((row.tool, "name"), " ", _brief(args))
+        if row.joined:
+            what.append(f"  (asked for {row.joined + 1} times)", "faint")
+        left = row.expires - now
+        expiry = Text(from_now(row.expires, now), style="bad" if left < HOUR else "") if row.state == "open" else Text("")
+        if row.state == "open":
+            expiry.append(f", then {row.on_expiry}", "faint")
+        cells: list[Text | str] = [
+            Text(short(row.escalation), "id"),
+            one_line(row.task),
+            what,
+            from_now(row.opened_at, now),
+            expiry,
+        ]
+        if states:
+            cells.append(Text(row.state, STATE_STYLE.get(row.state, "")))
+        table.add_row(*cells)
+    return table
+
+
+def _brief(args: Any) -> str:
+    if not isinstance(args, dict):
+        return "(erased)"
+    text = ", ".join(f"{name}={exact(value)}" for name, value in args.items())
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+@inbox.command()
+@click.argument("question")
+@reading
+@with_invocation
+def show(invocation: Invocation, question: str) -> None:
+    """Show exactly what would run, where each argument came from, and which rules asked.
+
+    QUESTION is its id, or the beginning or end of it.
+    """
+    from perdure.daemon.cli.account import public
+    from perdure.state import projections
+
+    part = question_of(invocation.ledger, projections.resolve(invocation.ledger, "escalation", question))
+    assert part is not None  # noqa: S101 - resolve found it
+    if invocation.as_json:
+        invocation.emit("question", public(part))
+        return
+    _print_question(invocation, part)
+
+
+def _print_question(invocation: Invocation, part: Part) -> None:
+    asked: Mapping[str, Any] = part["question"]
+    now, zone = invocation.now(), invocation.zone
+    name = short(part["escalation"])
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="faint", width=12, no_wrap=True)
+    rows.add_column(overflow="fold")
+    rows.add_row("state", line((part["state"], STATE_STYLE.get(part["state"], ""))))
+    rows.add_row("asked by", line((part["task"], "name"), " in session ", (short(part["session"]), "id"),
+                                  f", {full_moment(part['_asked'], zone)} ({from_now(part['_asked'], now)})"))  # fmt: skip
+    rows.add_row("expires", _expiry(part, now, invocation))
+    if reason := asked.get("reason"):
+        rows.add_row("because", shorten(one_line(str(reason))))
+    if says := asked.get("says"):
+        rows.add_row("planner says", Text(one_line(str(says)), "faint"))
+    for joined in part["joined_by"]:
+        rows.add_row("joined by", line("session ", (short(joined["session"]), "id"), (f"  #{joined['seq']}", "place")))
+    title = line(" question ", (name + " ", "id"))
+    invocation.out.print(Panel(rows, title=title, title_align="left", border_style=STATE_STYLE.get(part["state"], ""), padding=(0, 1)))
+    _print_action(invocation, part, asked)
+    invocation.say()
+    _print_answer(invocation, part, name, now)
+
+
+def _print_action(invocation: Invocation, part: Part, asked: Mapping[str, Any]) -> None:
+    out = invocation.out
+    invocation.say(("What would run, exactly", "heading"))
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(width=12, no_wrap=True, style="faint")
+    rows.add_column(overflow="fold")
+    rows.add_row("  tool", line((part["tool"], "name"), (f"  {asked.get('effect', '')}", "faint")))
+    if "args" in asked:
+        rows.add_row("  arguments", arguments_table(asked["args"], asked.get("provenance", {}), 0))
+    else:
+        rows.add_row("  arguments", Text("(erased: it can no longer be shown, so better deny it)", "warn"))
+    for label, key in (("  program", "argv"), ("  in", "cwd"), ("  url", "url"), ("  method", "method")):
+        if asked.get(key):
+            rows.add_row(label, Text(exact(asked[key])))
+    if asked.get("script"):
+        rows.add_row("  shell text", exact_lines(str(asked["script"])))
+    for argument, paths in dict(asked.get("paths") or {}).items():
+        rows.add_row("  path", line(f"{argument} → ", (", ".join(paths), "name")))
+    rows.add_row("  digest", Text(one_line(part["digest"]), "faint"))
+    out.print(rows)
+    invocation.say()
+    invocation.say(("Rules that counted", "heading"))
+    rules = asked.get("rules") or []
+    if rules:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(width=0)
+        grid.add_column()
+        grid.add_row("", rules_table(rules, str(invocation.workspace)))
+        out.print(grid)
+    else:
+        invocation.say("  none: what no rule decides is asked")
+
+
+def _expiry(part: Part, now: int, invocation: Invocation) -> Text:
+    left = part["_expires"] - now
+    if part["state"] != "open":
+        return line(full_moment(part["_expires"], invocation.zone))
+    if left <= 0:
+        return line(("its time is up", "bad"), f": {part['on_expiry']}, as soon as the daemon looks")
+    style = "bad" if left < HOUR else "warn" if left < DAY else ""
+    then = "nothing runs" if part["on_expiry"] == "deny" else "it runs without you"
+    return line((from_now(part["_expires"], now), style), f" ({moment(part['_expires'], invocation.zone, now)}), then ",
+                (part["on_expiry"], "name"), f": {then}")  # fmt: skip
+
+
+def _print_answer(invocation: Invocation, part: Part, name: str, now: int) -> None:
+    answer = part["answer"]
+    if answer is None and part["_expires"] > now:
+        invocation.say(("Let it run, once   ", "faint"), (f"perdure approve {name} --note 'why'", "command"))
+        invocation.say(("From now on, too   ", "faint"), (f"perdure approve {name} --always", "command"),
+                       ("   (a grant for these arguments; `perdure grants revoke` takes it back)", "faint"))  # fmt: skip
+        invocation.say(("Refuse it          ", "faint"), (f"perdure deny {name} --note 'why'", "command"))
+        return
+    if answer is None:
+        return
+    who_said = who(answer["uid"]) if answer["by"] == "person" else "its expiry"
+    invocation.say(("Answer  ", "faint"), (answer["state"], STATE_STYLE.get(answer["state"], "")), f" by {who_said}",
+                   (f"  #{answer['seq']}", "place"))  # fmt: skip
+    if answer["note"]:
+        invocation.say("        “", answer["note"], "”")
+
+
+@click.command()
+@click.argument("question")
+@click.option("--note", default="", help="Why; it goes into the ledger.")
+@click.option("--always", is_flag=True, help="Also for the same arguments from now on: a standing grant, until revoked.")
+@everywhere
+@with_invocation
+def approve(invocation: Invocation, question: str, note: str, always: bool) -> None:
+    """Let the one action run that QUESTION shows: once, exactly so, before it expires."""
+    _answer(invocation, question, "approve", note, always)
+
+
+@click.command()
+@click.argument("question")
+@click.option("--note", default="", help="Why; it goes into the ledger and is told to the planner.")
+@everywhere
+@with_invocation
+def deny(invocation: Invocation, question: str, note: str) -> None:
+    """Refuse the action that QUESTION shows, and the same action again until the question would have expired."""
+    _answer(invocation, question, "deny", note, always=False)
+
+
+def _answer(invocation: Invocation, question: str, answer: str, note: str, always: bool) -> None:
+    result = invocation.perform("answer", escalation=question, answer=answer, note=note, always=always)
+    if invocation.as_json:
+        invocation.emit("answer", result)
+        return
+    style, word = ("good", "Approved") if answer == "approve" else ("bad", "Denied")
+    invocation.say((word, style), " question ", (short(str(result["escalation"])), "id"), ".")
+    if result.get("grant"):
+        invocation.say("From now on the same is granted: ", (short(str(result["grant"])), "id"),
+                       ("  (perdure grants revoke takes it back)", "faint"))  # fmt: skip
+    slots = result.get("slots") or []
+    for slot in slots:
+        invocation.say(("Next: ", "faint"), f"the slot {slot}, ", "which runs as soon as a daemon does")

@@ -1,0 +1,244 @@
+"""`perdure status`: is it running, what comes next, what waits for a person, how did the last sessions end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from perdure.daemon.cli.inbox import questions_table, row_json
+from perdure.daemon.cli.invocation import LEDGER, Invocation, reading, with_invocation
+from perdure.daemon.cli.session_page import status_text
+from perdure.daemon.cli.terminal import line, one_line
+from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
+
+if TYPE_CHECKING:
+    from perdure.state.projections import SessionRow
+    from perdure.state.reading import LedgerReader
+
+STOP_FILE = "STOP"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What is known of the daemon: its pid (None: none runs), since when, and its own words where it answered."""
+
+    pid: int | None
+    since: int | None
+    problems: dict[str, str]
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A task's next slot. `due` None: not by the clock (`words` says when)."""
+
+    task: str
+    due: int | None
+    words: str
+    paused: str | None
+
+
+@click.command()
+@click.option("-n", "--sessions", "sessions_max", type=click.IntRange(min=0), default=8, show_default=True, help="How many of the last sessions.")
+@reading
+@with_invocation
+def status(invocation: Invocation, sessions_max: int) -> None:
+    """Show the daemon, the next slots, the open questions and the last sessions."""
+    if not (invocation.state_dir / LEDGER).exists():
+        _nothing_yet(invocation)
+        return
+    from perdure.state import projections
+
+    reader = invocation.ledger
+    daemon = find_daemon(invocation, reader)
+    firings = next_firings(reader, invocation.now())
+    questions = projections.escalations(reader, open_only=True)
+    sessions = projections.sessions(reader, limit=sessions_max)
+    stopped = (invocation.workspace / STOP_FILE).exists()
+    broken = daemon.problems or broken_edits(reader)
+    if invocation.as_json:
+        now = invocation.now()
+        invocation.emit(
+            "status",
+            {
+                "workspace": str(invocation.workspace),
+                "daemon": {
+                    "running": daemon.pid is not None,
+                    "pid": daemon.pid,
+                    "since": None if daemon.since is None else iso(daemon.since),
+                    "stopping": daemon.stopping,
+                },
+                "stop_file": stopped,
+                "paused": projections.paused(reader, ""),
+                "broken_edits": broken,
+                "next": [
+                    {"task": f.task, "due_at": None if f.due is None else iso(f.due), "schedule": f.words, "paused": f.paused}
+                    for f in firings
+                ],
+                "questions": [row_json(row, now) for row in questions],
+                "sessions": [session_json(row) for row in sessions],
+                "head": reader.head().seq,
+            },
+        )
+        return
+    _print_daemon(invocation, daemon, stopped, projections.paused(reader, ""))
+    for kind, text in broken.items():
+        invocation.say(("✗ broken edit", "bad"), f" of {kind}: the last good version stays in force. ", ("perdure check", "command"), " shows it.")
+        for row in text.splitlines()[:6]:
+            invocation.say("    ", row)
+    _print_firings(invocation, firings)
+    invocation.say()
+    if questions:
+        invocation.say((count(len(questions), "question waits", "questions wait") + " for a person", "ask"))
+        invocation.out.print(questions_table(invocation, questions))
+        invocation.say(("perdure inbox show ID", "command"), (" shows one, ", "faint"), ("perdure approve ID", "command"), (" answers it", "faint"))
+    else:
+        invocation.say(("No questions are open.", "good"))
+    if sessions:
+        invocation.say()
+        invocation.say(("Last sessions", "heading"))
+        invocation.out.print(sessions_table(invocation, sessions))
+        invocation.say((f"perdure ledger show {short(sessions[0].session)}", "command"), (" shows the last one", "faint"))
+
+
+def _nothing_yet(invocation: Invocation) -> None:
+    if invocation.as_json:
+        nothing: dict[str, Any] = {"next": [], "questions": [], "sessions": [], "head": 0, "broken_edits": {}}
+        daemon = {"running": False, "pid": None, "since": None, "stopping": False}
+        invocation.emit("status", {"workspace": str(invocation.workspace), "daemon": daemon, **nothing})
+        return
+    invocation.say(("○ not running", "warn"), f", and nothing has run in {invocation.workspace} yet")
+    invocation.say(("perdure check", "command"), (" tests the workspace, ", "faint"), ("perdure run", "command"), (" starts the daemon", "faint"))
+
+
+def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
+    """Ask the kernel who holds the lock; since when, the ledger knows; what is wrong, the daemon itself says."""
+    from perdure.state.ownership import holder
+
+    pid = holder(invocation.state_dir)
+    if pid is None:
+        return Daemon(None, None, {})
+    since = None
+    for event in reader.events(types=("daemon.started",), newest_first=True, limit=1):
+        since = event.at if event.body["pid"] == pid else None
+    return Daemon(pid, since, {})
+
+
+def broken_edits(reader: LedgerReader) -> dict[str, str]:
+    """The kinds of configuration whose last edit was refused, with the problems as recorded."""
+    broken: dict[str, str] = {}
+    settled: set[str] = set()
+    types = ("configuration.loaded", "configuration.rejected", "daemon.started")
+    for event in reader.events(types=types, newest_first=True, limit=50):
+        if event.type == "daemon.started":
+            break  # a daemon starts only with files that load
+        kind = str(event.body["kind"])
+        if kind in settled:
+            continue
+        settled.add(kind)
+        if event.type == "configuration.rejected":
+            payload = reader.payload(event.seq)
+            text = payload.get("problems") or payload.get("text") if isinstance(payload, dict) else payload
+            broken[kind] = text if isinstance(text, str) else str(text or "")
+    return broken
+
+
+def next_firings(reader: LedgerReader, now: int) -> list[Firing]:
+    """Each task's next slot, soonest first, from the schedules that the ledger saw in force."""
+    from perdure.daemon.schedule import schedule_from_text
+    from perdure.state import projections
+
+    firings = []
+    for task in projections.tasks(reader):
+        if task.removed_at is not None:
+            continue
+        paused = projections.paused(reader, task.task)
+        if task.schedule is None:
+            firings.append(Firing(task.task, None, "only when asked for", paused))
+            continue
+        schedule = schedule_from_text(task.schedule, task.first_loaded)
+        firings.append(Firing(task.task, schedule.next_after(now), schedule.words, paused))
+    return sorted(firings, key=lambda firing: (firing.due is None, firing.due or 0, firing.task))
+
+
+def _print_daemon(invocation: Invocation, daemon: Daemon, stopped: bool, paused: str | None) -> None:
+    where = (f"  {invocation.workspace}", "faint")
+    if daemon.pid is None:
+        invocation.say(("○ not running", "warn"), where)
+    else:
+        up = "" if daemon.since is None else f", up {duration((invocation.now() - daemon.since) // 1_000_000 * 1_000_000)}"
+        invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
+    if stopped:
+        invocation.say(("■ STOP", "bad"), f": the file {STOP_FILE} lies in the workspace; nothing runs until it is removed")
+    if paused is not None:
+        invocation.say(("■ paused", "warn"), f": everything ({paused}); ", ("perdure resume", "command"), " goes on")
+
+
+def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:
+    if not firings:
+        return
+    invocation.say()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
+    for title in ("task", "next", "", "schedule"):
+        table.add_column(title, overflow="fold")
+    now = invocation.now()
+    for firing in firings:
+        when = "" if firing.due is None else moment(firing.due, invocation.zone, now)
+        distance = "" if firing.due is None else from_now(firing.due, now)
+        if firing.paused is not None:
+            table.add_row(Text(one_line(firing.task), "name"), Text("paused", "warn"), "", line((firing.paused, "faint")))
+        else:
+            table.add_row(Text(one_line(firing.task), "name"), when, Text(distance), Text(one_line(firing.words), "faint"))
+    invocation.out.print(table)
+
+
+def session_json(row: SessionRow) -> dict[str, Any]:
+    """A session as JSON, in brief (`ledger show` has the rest)."""
+    return {
+        "session": row.session,
+        "task": row.task,
+        "slot": row.slot,
+        "planner": row.planner,
+        "status": row.status or "open",
+        "reason": row.reason,
+        "steps": row.steps,
+        "tokens": row.tokens,
+        "cost_usd": row.cost_usd,
+        "duration_us": row.duration_us,
+        "opened_at": iso(row.opened_at),
+        "closed_at": None if row.closed_at is None else iso(row.closed_at),
+        "resumes": row.resumes,
+        "seq": row.seq_opened,
+    }
+
+
+def sessions_table(invocation: Invocation, rows: list[SessionRow]) -> Table:
+    """One row for each session, newest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
+    table.add_column("session", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    table.add_column("began", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("steps", justify="right")
+    table.add_column("tokens", justify="right")
+    table.add_column("cost", justify="right")
+    table.add_column("took", justify="right", no_wrap=True)
+    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    now = invocation.now()
+    for row in rows:
+        table.add_row(
+            Text(short(row.session), "id"),
+            Text(one_line(row.task), "name"),
+            moment(row.opened_at, invocation.zone, now),
+            status_text(row.status or "open"),
+            "" if row.steps is None else f"{row.steps}",
+            "" if row.tokens is None else f"{row.tokens:,}",
+            "" if row.cost_usd is None else dollars(row.cost_usd),
+            "" if row.duration_us is None else duration(row.duration_us),
+            Text(one_line(shorten(row.reason or "")), "faint"),
+        )
+    return table
