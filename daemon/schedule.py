@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Final, Protocol
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -44,10 +46,17 @@ _STEP: Final = timedelta(seconds=1)
 
 
 class Schedule(Protocol):
-    """When firings are expected. Times are microseconds UTC."""
+    """When firings are expected. Times are microseconds UTC. `timed` is False where the clock makes nothing due."""
+
+    @property
+    def timed(self) -> bool: ...
 
     def next_after(self, at: int) -> int | None:
         """The first firing after `at` (exclusive), or None if there is none."""
+        ...
+
+    def matches(self, path: Path) -> bool:
+        """Whether a change of the file at `path` (absolute) makes it due."""
         ...
 
     def between(self, after: int, until: int) -> Iterator[int]:
@@ -81,6 +90,8 @@ class Cron:
     expression: str
     zone: str
 
+    timed: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         ZoneInfo(self.zone)
         fields = self._expanded().split()
@@ -98,6 +109,11 @@ class Cron:
 
     def _expanded(self) -> str:
         return _SHORTHANDS.get(self.expression.strip().lower(), self.expression)
+
+    def matches(self, path: Path) -> bool:
+        """False: no file makes it due."""
+        del path
+        return False
 
     def anchored(self, first_loaded: int) -> Cron:
         """Itself: the calendar does not depend on when the task was loaded."""
@@ -216,9 +232,16 @@ class Every:
     period: int
     anchor: int = 0
 
+    timed: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not PERIOD_US_MIN <= self.period <= PERIOD_US_MAX:
             raise ValueError("a period of at least one second and at most a year")
+
+    def matches(self, path: Path) -> bool:
+        """False: no file makes it due."""
+        del path
+        return False
 
     def anchored(self, first_loaded: int) -> Every:
         return replace(self, anchor=first_loaded)
@@ -244,9 +267,29 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Due when a file that matches the pattern (relative to the workspace) appears or changes; never by the clock."""
+    """Due when a file that matches the pattern (relative to `root`, the workspace) appears or changes; never by the clock.
+
+    In the pattern `*` and `?` do not match a slash, and `**` stands for any directories, none included.
+    """
 
     pattern: str
+    root: Path = Path()
+
+    timed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        parts = self.pattern.split("/")
+        if not self.pattern or self.pattern.startswith("/") or ".." in parts:
+            raise ValueError("a pattern inside the workspace, such as inbox/*.log")
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError("`**` as a whole part of the pattern, such as inbox/**/*.log")
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file at `path` (absolute) is one that is watched."""
+        return (
+            path.is_relative_to(self.root)
+            and _glob(self.pattern).fullmatch(str(path.relative_to(self.root))) is not None
+        )
 
     def anchored(self, first_loaded: int) -> Watch:
         """Itself."""
@@ -270,6 +313,32 @@ class Watch:
         """Nothing."""
         del after, until
         return iter(())
+
+
+@cache
+def _glob(pattern: str) -> re.Pattern[str]:
+    parts = pattern.split("/")
+    regex = "".join(
+        ("(?:.*/)?" if index < len(parts) - 1 else ".*")
+        if part == "**"
+        else _part_regex(part) + ("/" if index < len(parts) - 1 else "")
+        for index, part in enumerate(parts)
+    )
+    return re.compile(regex, re.DOTALL)
+
+
+def _part_regex(part: str) -> str:
+    """One part of a path by `fnmatch`'s rules, where nothing matches a slash."""
+    regex = ""
+    for piece in re.split(r"(\*|\?|\[!?[^]/]+\])", part):
+        if piece in {"*", "?"}:
+            regex += "[^/]*" if piece == "*" else "[^/]"
+        elif piece.startswith("[") and piece.endswith("]"):
+            inside = piece[1:-1].replace("\\", r"\\")
+            regex += f"(?!/)[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
+        else:
+            regex += re.escape(piece)
+    return regex
 
 
 def _text(value: dict[str, str | int]) -> str:

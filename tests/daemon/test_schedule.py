@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -178,6 +179,32 @@ def test_period_counts_from_first_load(period: int, anchor: int, after: int) -> 
 def test_watch_is_never_due_by_the_clock() -> None:
     assert Watch("inbox/*.log").next_after(0) is None
     assert not list(Watch("inbox/*.log").between(0, 10**18))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matched"),
+    [
+        ("inbox/*.log", "inbox/a.log", True),
+        ("inbox/*.log", "inbox/deep/a.log", False),
+        ("inbox/**/*.log", "inbox/a.log", True),
+        ("inbox/**/*.log", "inbox/deep/er/a.log", True),
+        ("**", "any/thing", True),
+        ("inbox/?[0-9].log", "inbox/a7.log", True),
+        ("inbox/?[!0-9].log", "inbox/a7.log", False),
+        ("inbox/a+b.log", "inbox/a+b.log", True),
+        ("inbox/*.log", "other/inbox/a.log", False),
+    ],
+)
+def test_watch_matches_like_a_shell(pattern: str, path: str, matched: bool) -> None:
+    watch = Watch(pattern, root=Path("/srv/ws"))
+    assert watch.matches(Path("/srv/ws", path)) is matched
+    assert not watch.matches(Path("/elsewhere", path))
+
+
+@pytest.mark.parametrize("pattern", ["", "/var/log/*.log", "../x", "inbox/**.log"])
+def test_watch_outside_the_workspace_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"pattern|part"):
+        Watch(pattern)
 
 
 @pytest.mark.parametrize("schedule", [Cron("0  9 * * MON", BERLIN), Every(900 * SECOND), Watch("inbox/*.log")])
