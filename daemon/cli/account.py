@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from perdure.state.events import Event
-    from perdure.state.ledger import LedgerReader
+    from perdure.state.reading import LedgerReader
 
 Part = dict[str, Any]
 ANSWERS = ("escalation.answered", "escalation.expired")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import tzinfo
 
-    from perdure.state.ledger import LedgerReader
+    from perdure.state.reading import LedgerReader
 
 CONFIGURATION = "perdure.toml"
 LEDGER = "ledger.db"
@@ -101,7 +101,7 @@ class Invocation:
     @cached_property
     def ledger(self) -> LedgerReader:
         """The ledger, opened to be read; a daemon may be writing it at the same time."""
-        from perdure.state.ledger import LedgerReader
+        from perdure.state.reading import LedgerReader
 
         path = self.state_dir / LEDGER
         if not path.exists():

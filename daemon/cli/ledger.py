@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from perdure.state.events import Event
-    from perdure.state.ledger import LedgerReader
+    from perdure.state.reading import LedgerReader
 
 FOLLOW_SECONDS = 0.25
 EXCERPT = 60

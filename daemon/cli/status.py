@@ -14,6 +14,7 @@ from perdure.daemon.cli.invocation import LEDGER, Invocation, reading, with_invo
 from perdure.daemon.cli.session_page import status_text
 from perdure.daemon.cli.terminal import line, one_line
 from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
+from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
     from perdure.state.projections import SessionRow
@@ -59,7 +60,7 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     questions = projections.escalations(reader, open_only=True)
     sessions = projections.sessions(reader, limit=sessions_max)
     stopped = (invocation.workspace / STOP_FILE).exists()
-    broken = daemon.problems or broken_edits(reader)
+    broken = daemon.problems
     if invocation.as_json:
         now = invocation.now()
         invocation.emit(
@@ -87,7 +88,8 @@ def status(invocation: Invocation, sessions_max: int) -> None:
         return
     _print_daemon(invocation, daemon, stopped, projections.paused(reader, ""))
     for kind, text in broken.items():
-        invocation.say(("✗ broken edit", "bad"), f" of {kind}: the last good version stays in force. ", ("perdure check", "command"), " shows it.")
+        if kind == "edit":
+            invocation.say(("✗ a broken edit changes nothing", "bad"), ": the last good version stays in force; ", ("perdure check", "command"))
         for row in text.splitlines()[:6]:
             invocation.say("    ", row)
     _print_firings(invocation, firings)
@@ -125,26 +127,24 @@ def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
     since = None
     for event in reader.events(types=("daemon.started",), newest_first=True, limit=1):
         since = event.at if event.body["pid"] == pid else None
-    return Daemon(pid, since, {})
+    from perdure.daemon.control import ask
+
+    try:
+        facts = ask(invocation.state_dir, "status", {})
+    except PerdureError:  # starting, stopping, or somebody else's: what the ledger says must do
+        return Daemon(pid, since, broken_edits(reader))
+    return Daemon(pid, since, dict(facts["problems"]), bool(facts["stopping"]))
 
 
 def broken_edits(reader: LedgerReader) -> dict[str, str]:
-    """The kinds of configuration whose last edit was refused, with the problems as recorded."""
-    broken: dict[str, str] = {}
-    settled: set[str] = set()
+    """The last edit of the configuration where it was refused, with its problems as recorded. Only where the daemon itself
+    cannot be asked: an edit that was taken back leaves no event."""
     types = ("configuration.loaded", "configuration.rejected", "daemon.started")
-    for event in reader.events(types=types, newest_first=True, limit=50):
-        if event.type == "daemon.started":
-            break  # a daemon starts only with files that load
-        kind = str(event.body["kind"])
-        if kind in settled:
-            continue
-        settled.add(kind)
+    for event in reader.events(types=types, newest_first=True, limit=1):
         if event.type == "configuration.rejected":
             payload = reader.payload(event.seq)
-            text = payload.get("problems") or payload.get("text") if isinstance(payload, dict) else payload
-            broken[kind] = text if isinstance(text, str) else str(text or "")
-    return broken
+            return {str(event.body["kind"]): str(payload.get("text", "")) if isinstance(payload, dict) else ""}
+    return {}
 
 
 def next_firings(reader: LedgerReader, now: int) -> list[Firing]:

@@ -1,0 +1,77 @@
+"""`perdure session`: list, run one now, retry a slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.session_page import status_text
+from perdure.daemon.cli.status import session_json, sessions_table
+from perdure.daemon.cli.terminal import line
+from perdure.daemon.cli.words import short, shorten
+
+# A session's end as an exit code, for scripts: 0 proven or finished, 1 failed, 3 waits for a person.
+EXIT_CODES = {"succeeded": 0, "unverified": 0, "parked": 3}
+
+
+@click.group()
+@everywhere
+def session() -> None:
+    """Bounded runs of tasks."""
+
+
+@session.command("list")
+@click.option("--task", help="Only this task's.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many, newest first.")
+@reading
+@with_invocation
+def list_sessions(invocation: Invocation, task: str | None, limit: int) -> None:
+    """List the last sessions and how they ended."""
+    from perdure.state import projections
+
+    rows = projections.sessions(invocation.ledger, task=task, limit=limit)
+    if invocation.as_json:
+        invocation.emit("sessions", {"sessions": [session_json(row) for row in rows]})
+    elif not rows:
+        invocation.say(("There has been no session yet.", "faint"))
+    else:
+        invocation.out.print(sessions_table(invocation, rows))
+
+
+@session.command()
+@click.argument("task")
+@click.option("--dry-run", is_flag=True, help="Real reads; every effect is only decided, none is done.")
+@reading
+@with_invocation
+def run(invocation: Invocation, task: str, dry_run: bool) -> None:
+    """Run one session of TASK now and wait for its end.
+
+    Exits 0 where it succeeded or finished unverified, 3 where it waits for a person, 1 otherwise.
+    """
+    _finish(invocation, invocation.perform("session.run", task=task, dry_run=dry_run))
+
+
+@session.command()
+@click.argument("slot")
+@reading
+@with_invocation
+def retry(invocation: Invocation, slot: str) -> None:
+    """Run a session for the task of SLOT, which has ended, once more."""
+    _finish(invocation, invocation.perform("session.retry", slot=slot))
+
+
+def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
+    code = EXIT_CODES.get(str(ending.get("status")), 1)
+    if invocation.as_json:
+        invocation.emit("ending", ending)
+    elif ending.get("session") is None:
+        invocation.say(("No session ran", "warn"), f": the slot ended as {ending.get('outcome')}", f" ({ending['rule']})" if ending.get("rule") else "")
+    else:
+        name = short(str(ending["session"]))
+        words = status_text(str(ending["status"]))
+        words.append_text(line(f": {shorten(str(ending['reason']))}"))
+        invocation.out.print(words, soft_wrap=True)
+        invocation.say((f"perdure ledger show {name}", "command"), (" shows all of it", "faint"))
+    click.get_current_context().exit(code)

@@ -1,0 +1,67 @@
+"""`perdure pause`, `resume`, `undo`."""
+
+from __future__ import annotations
+
+import click
+
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation
+from perdure.daemon.cli.terminal import exact
+from perdure.daemon.cli.words import short
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.option("--reason", default="", help="Why; it goes into the ledger and is shown by `perdure status`.")
+@everywhere
+@with_invocation
+def pause(invocation: Invocation, task: str | None, reason: str) -> None:
+    """Start no more sessions of TASK, or of any task, until resumed. What runs now runs on."""
+    _known(invocation, task)
+    result = invocation.perform("pause", task=task, reason=reason)
+    if invocation.as_json:
+        invocation.emit("paused", result)
+        return
+    invocation.say(("Paused", "warn"), f": {task or 'everything'}. ", (f"perdure resume{' ' + task if task else ''}", "command"), " goes on.")
+
+
+@click.command()
+@click.argument("task", required=False)
+@everywhere
+@with_invocation
+def resume(invocation: Invocation, task: str | None) -> None:
+    """Let TASK, or all tasks, run again."""
+    _known(invocation, task)
+    result = invocation.perform("resume", task=task)
+    if invocation.as_json:
+        invocation.emit("resumed", result)
+        return
+    invocation.say(("Resumed", "good"), f": {task or 'everything'}.")
+    if (invocation.workspace / "STOP").exists():
+        invocation.say(("But the file STOP lies in the workspace: nothing runs until it is removed.", "warn"))
+
+
+def _known(invocation: Invocation, task: str | None) -> None:
+    """Refuse a task that the ledger has never seen: a pause of a misspelt name would stop nothing."""
+    if task is None:
+        return
+    from perdure.errors import PerdureError
+    from perdure.state import projections
+
+    known = [row.task for row in projections.tasks(invocation.ledger)]
+    if task not in known:
+        raise PerdureError("pause or resume", f"the task {task}", "there is no such task", f"Tasks here: {', '.join(known) or 'none yet'}")
+
+
+@click.command()
+@click.argument("action")
+@everywhere
+@with_invocation
+def undo(invocation: Invocation, action: str) -> None:
+    """Bring back what ACTION overwrote, moved or deleted. Undoing is an action of its own, with intent and outcome."""
+    from perdure.state import projections
+
+    result = invocation.perform("undo", action=projections.resolve(invocation.ledger, "action", action))
+    if invocation.as_json:
+        invocation.emit("undone", result if isinstance(result, dict) else {"result": result})
+        return
+    invocation.say(("Undone", "good"), f": {short(action)}. ", exact(result))
