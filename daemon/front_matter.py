@@ -1,0 +1,286 @@
+"""What the head of a task file, and a playbook's steps, may say: the shapes that files are checked against."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from pydantic import Field, JsonValue, PlainValidator, WithJsonSchema, field_validator, model_validator
+
+from perdure.daemon.config import ZoneName
+from perdure.daemon.quantities import Duration, duration_seconds, duration_text
+from perdure.daemon.schedule import Cron, Watch
+from perdure.daemon.validation import Strict
+
+_TASK_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?", re.ASCII)
+
+RUN_ALL_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IfMissed:
+    """What becomes of firings that nobody was there for: `max` belongs to run-all, `within` (seconds) to run-if-within."""
+
+    mode: Literal["run-once", "skip", "run-all", "run-if-within"] = "run-once"
+    max: int | None = None
+    within: float | None = None
+
+    @property
+    def text(self) -> str:
+        """As the file says it, in one line."""
+        if self.max is not None:
+            return f"{self.mode} (at most {self.max})"
+        if self.within is not None:
+            return f"{self.mode} {duration_text(self.within)}"
+        return self.mode
+
+
+def _if_missed(value: object) -> IfMissed:
+    match value:
+        case IfMissed():
+            return value
+        case "run-once" | "skip" | "run-all":
+            return IfMissed(value)
+        case {"run-all": {"max": int(most)}} if (
+            len(value) == 1 and len(value["run-all"]) == 1 and 1 <= most <= RUN_ALL_MAX
+        ):
+            return IfMissed("run-all", max=most)
+        case {"run-if-within": within} if len(value) == 1:
+            return IfMissed("run-if-within", within=duration_seconds(within))
+    raise ValueError("run-once, skip, run-all, {run-all: {max: N}} with N up to 1000, or {run-if-within: 2h}")
+
+
+IfMissedField: TypeAlias = Annotated[
+    IfMissed, PlainValidator(_if_missed), WithJsonSchema({"type": ["string", "object"]})
+]
+
+
+def _pattern(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a pattern inside the workspace, such as inbox/*.log")  # pydantic wants a ValueError
+    return Watch(value).pattern
+
+
+Pattern: TypeAlias = Annotated[str, PlainValidator(_pattern), WithJsonSchema({"type": "string"})]
+
+
+class ScheduleEntry(Strict):
+    """`schedule:`, one of cron, every and watch."""
+
+    cron: str | None = None
+    timezone: ZoneName | None = None
+    every: Duration | None = None
+    watch: Pattern | None = None
+    if_missed: IfMissedField | None = None
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, expression: str | None) -> str | None:
+        if expression is not None:
+            Cron(expression, "UTC")
+        return expression
+
+    @field_validator("every")
+    @classmethod
+    def _is_long_enough(cls, seconds: float | None) -> float | None:
+        if seconds is not None and seconds < 1:
+            raise ValueError("a period of at least one second")
+        return seconds
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ScheduleEntry:
+        given = [name for name in ("cron", "every", "watch") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of cron, every and watch ({' and '.join(given) or 'none'} given)")
+        if self.timezone is not None and self.cron is None:
+            raise ValueError("`timezone` only together with `cron`")
+        return self
+
+
+class OnlyIf(Strict):
+    """The gate before a session, which costs no tokens."""
+
+    files_changed: Pattern
+
+
+class Bounds(Strict):
+    """Hard limits of a session: `context` is tokens of one model call, tool schemas included; `tokens` of all together."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    context: Annotated[int, Field(ge=256, le=2_000_000)] = 8000
+    tokens: Annotated[int, Field(ge=256)] = 120_000
+    minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 10.0
+    cost_usd: Annotated[float, Field(ge=0)] = 0.50
+
+    @model_validator(mode="after")
+    def _one_call_fits(self) -> Bounds:
+        if self.context > self.tokens:
+            raise ValueError(f"`tokens` of at least `context` ({self.context}), or not even one model call fits")
+        return self
+
+
+# -- postconditions: texts may hold `${…}`; the daemon evaluates them when the planner has finished ----------------------
+
+
+class FileExists(Strict):
+    """A file is there and is not empty."""
+
+    kind: ClassVar[str] = "file_exists"
+    path: str
+
+
+class FileContains(Strict):
+    """A file holds a text."""
+
+    kind: ClassVar[str] = "file_contains"
+    path: str
+    text: Annotated[str, Field(min_length=1)]
+
+
+class JsonSchema(Strict):
+    """A file is JSON that a schema (2020-12) accepts."""
+
+    kind: ClassVar[str] = "json_schema"
+    path: str
+    json_schema: Annotated[dict[str, JsonValue], Field(alias="schema")]
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_schema(cls, schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"a JSON Schema: {error.message}") from None
+        return schema
+
+
+class CommandSucceeds(Strict):
+    """A program (argument list, no shell) exits 0."""
+
+    kind: ClassVar[str] = "command_succeeds"
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class HttpAnswers(Strict):
+    """A GET of `url` answers with `status` and, if given, with `contains` in its body."""
+
+    kind: ClassVar[str] = "http"
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    status: Annotated[int, Field(ge=100, le=599)] = 200
+    contains: str | None = None
+
+
+class Unchanged(Strict):
+    """A file is, byte for byte, what it was when the session was opened."""
+
+    kind: ClassVar[str] = "unchanged"
+    path: str
+
+
+Postcondition: TypeAlias = FileExists | FileContains | JsonSchema | CommandSucceeds | HttpAnswers | Unchanged
+
+
+class PostconditionEntry(Strict):
+    """One entry under `postconditions:`, which has exactly one key."""
+
+    file_exists: str | None = None
+    file_contains: FileContains | None = None
+    json_schema: JsonSchema | None = None
+    command_succeeds: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    http: HttpAnswers | None = None
+    unchanged: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PostconditionEntry:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    def postcondition(self) -> Postcondition:
+        """The one that is given."""
+        if self.file_exists is not None:
+            return FileExists(path=self.file_exists)
+        if self.unchanged is not None:
+            return Unchanged(path=self.unchanged)
+        if self.command_succeeds is not None:
+            return CommandSucceeds(command=self.command_succeeds)
+        found = self.file_contains or self.json_schema or self.http
+        assert found is not None
+        return found
+
+
+class FrontMatter(Strict):
+    """The head of a task file."""
+
+    name: str
+    planner: Literal["playbook", "model"]
+    schedule: ScheduleEntry | None = None
+    if_missed: IfMissedField | None = None
+    only_if: OnlyIf | None = None
+    tools: tuple[str, ...] = ()
+    bounds: Bounds = Bounds()
+    memory: Literal["task", "workspace"] = "task"
+    retries: Annotated[int, Field(ge=0, le=10)] = 0
+    while_parked: Literal["hold", "run"] = "hold"
+    postconditions: tuple[PostconditionEntry, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if _TASK_NAME.fullmatch(name) is None:
+            raise ValueError("a name of small letters, digits, - and _, such as log-triage, of at most 64 characters")
+        return name
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> FrontMatter:
+        if self.if_missed is not None and self.schedule is not None and self.schedule.if_missed is not None:
+            raise ValueError("`if_missed` once, either beside `schedule` or in it")
+        if self.if_missed is not None and self.schedule is None:
+            raise ValueError("a `schedule` beside `if_missed`")
+        if self.planner == "model" and not self.tools:
+            raise ValueError("`tools`: a model may use only the tools that its task lists")
+        if len(set(self.tools)) != len(self.tools):
+            raise ValueError("each tool once under `tools`")
+        return self
+
+
+class StepEntry(Strict):
+    """One step of a playbook."""
+
+    do: str
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+    when: str | None = None
+    for_each: str | list[JsonValue] | None = None
+    save: str | None = None
+    on_escalate: Literal["park", "continue"] = "park"
+    on_error: Literal["stop", "continue"] = "stop"
+
+
+class Playbook(Strict):
+    """The first block of a playbook's body."""
+
+    steps: Annotated[tuple[StepEntry, ...], Field(min_length=1, max_length=200)]
+
+
+def texts(value: object) -> list[str]:
+    """All texts in a postcondition's values, where `${…}` may stand."""
+    match value:
+        case str():
+            return [value]
+        case Mapping():
+            return [text for each in value.values() for text in texts(each)]
+        case list() | tuple():
+            return [text for each in value for text in texts(each)]
+        case _:
+            return []
+
+
+def postcondition_texts(condition: Postcondition) -> list[str]:
+    """The texts of a postcondition in which expressions count: not those of a JSON Schema."""
+    fields: dict[str, Any] = condition.model_dump(exclude={"json_schema"})
+    return texts(fields)
