@@ -47,8 +47,8 @@ def inbox(invocation: Invocation, context: click.Context, everything: bool, task
     invocation.out.print(questions_table(invocation, rows, states=everything))
     invocation.say()
     name = short(rows[0].escalation)
-    invocation.say(("Look closer: ", "faint"), (f"perdure inbox show {name}", "command"), ("   answer: ", "faint"),
-                   (f"perdure approve {name}", "command"), ("  or  ", "faint"), (f"perdure deny {name}", "command"))  # fmt: skip
+    invocation.say(("Look closer: ", "faint"), (f"{invocation.command} inbox show {name}", "command"), ("   answer: ", "faint"),
+                   (f"{invocation.command} approve {name}", "command"), ("  or  ", "faint"), (f"{invocation.command} deny {name}", "command"))  # fmt: skip
 
 
 def row_json(row: EscalationRow, now: int) -> dict[str, Any]:
@@ -202,10 +202,10 @@ def _expiry(part: Part, now: int, invocation: Invocation) -> Text:
 def _print_answer(invocation: Invocation, part: Part, name: str, now: int) -> None:
     answer = part["answer"]
     if answer is None and part["_expires"] > now:
-        invocation.say(("Let it run, once   ", "faint"), (f"perdure approve {name} --note 'why'", "command"))
-        invocation.say(("From now on, too   ", "faint"), (f"perdure approve {name} --always", "command"),
+        invocation.say(("Let it run, once   ", "faint"), (f"{invocation.command} approve {name} --note 'why'", "command"))
+        invocation.say(("From now on, too   ", "faint"), (f"{invocation.command} approve {name} --always", "command"),
                        ("   (a grant for these arguments; `perdure grants revoke` takes it back)", "faint"))  # fmt: skip
-        invocation.say(("Refuse it          ", "faint"), (f"perdure deny {name} --note 'why'", "command"))
+        invocation.say(("Refuse it          ", "faint"), (f"{invocation.command} deny {name} --note 'why'", "command"))
         return
     if answer is None:
         return

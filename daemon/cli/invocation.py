@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 import tomllib
@@ -75,6 +76,18 @@ class Invocation:
         return find_workspace(self.given)
 
     @cached_property
+    def command(self) -> str:
+        """How to call Perdure for this workspace from here: with --workspace only where it would not be found without."""
+        try:
+            found = find_workspace(None) == self.workspace
+        except PerdureError:
+            found = False
+        in_environment = os.environ.get("PERDURE_WORKSPACE")
+        if found or (in_environment and Path(in_environment).resolve() == self.workspace):
+            return "perdure"
+        return f"perdure -w {shlex.quote(str(self.workspace))}"
+
+    @cached_property
     def settings(self) -> Mapping[str, Any]:
         """perdure.toml as it stands, unchecked, for the few values that reading the ledger needs. A broken file gives an
         empty mapping: people must be able to look at a ledger while they mend the configuration."""
@@ -126,15 +139,6 @@ class Invocation:
     def say(self, *parts: Any) -> None:
         """Print one line for a person."""
         self.out.print(line(*parts), soft_wrap=True)
-
-    def page(self) -> Any:
-        """A context in which output goes through a pager, on a terminal only, where it is longer than the screen."""
-        return self.out.pager(styles=self.colour) if os.environ.get("PERDURE_PAGER") and sys.stdout.isatty() else _Nothing()
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _remember_workspace(context: click.Context, _: click.Parameter, value: Path | None) -> None:

@@ -83,7 +83,7 @@ def show(invocation: Invocation, session: str | None, full: bool) -> None:
         invocation.emit("session", public(account))
         return
     page = SessionPage(
-        account, now=invocation.now(), zone=invocation.zone, full=full, root=str(invocation.workspace)
+        account, now=invocation.now(), zone=invocation.zone, full=full, root=str(invocation.workspace), command=invocation.command
     )
     invocation.out.print(page)
 

@@ -117,10 +117,13 @@ def rules_table(rules: Sequence[Mapping[str, Any]], root: str = "") -> Renderabl
 
 
 class SessionPage:
-    """Renders an account. `now` is for relative times; `full` cuts nothing; `root` shortens the policy files' names."""
+    """Renders an account. `now` is for relative times; `full` cuts nothing; `root` shortens the policy files' names;
+    `command` is how to call Perdure from here."""
 
-    def __init__(self, account: Part, *, now: int, zone: tzinfo | None, full: bool = False, root: str = "") -> None:
-        self.account, self.now, self.zone, self.root = account, now, zone, root
+    def __init__(
+        self, account: Part, *, now: int, zone: tzinfo | None, full: bool = False, root: str = "", command: str = "perdure"
+    ) -> None:
+        self.account, self.now, self.zone, self.root, self.command = account, now, zone, root, command
         self.full = full
         self.cut = 0 if full else CUT
 
@@ -317,7 +320,7 @@ class SessionPage:
         if answer is None:
             name = short(question["id"])
             if question["_expires"] > self.now:
-                rows.add_row("answer", line((f"perdure approve {name}", "command"), ("  or  ", "faint"), (f"perdure deny {name}", "command")))
+                rows.add_row("answer", line((f"{self.command} approve {name}", "command"), ("  or  ", "faint"), (f"{self.command} deny {name}", "command")))
         elif answer["by"] == "expiry":
             rows.add_row("answered", line((f"expired: {answer['state']}", "warn"), *_seq(answer["seq"])))
         else:
@@ -350,7 +353,7 @@ class SessionPage:
         if attempt.get("result") is not None:
             rows.add_row("result", result_text(attempt["result"], self.full))
         if attempt.get("undo"):
-            rows.add_row("undo", line((f"perdure undo {short(step['action'])}", "command")))
+            rows.add_row("undo", line((f"{self.command} undo {short(step['action'])}", "command")))
 
     def _unstepped(self) -> Iterator[RenderableType]:
         calls = self.account["calls_without_step"]
@@ -394,11 +397,11 @@ class SessionPage:
         for notice in account["notices"]:
             rows.add_row(*_notice(notice))
         first, last = account.get("first_seq", 0), account["last_seq"]
-        rows.add_row("ledger", line(f"events #{first}–{last}", ("  the chain: ", "faint"), ("perdure verify", "command")))
+        rows.add_row("ledger", line(f"events #{first}–{last}", ("  the chain: ", "faint"), (f"{self.command} verify", "command")))
         for step in account["steps"]:
             question = step.get("escalation")
             if question and question["answer"] is None and question["_expires"] > self.now:
-                rows.add_row("next", line((f"perdure inbox show {short(question['id'])}", "command")))
+                rows.add_row("next", line((f"{self.command} inbox show {short(question['id'])}", "command")))
         yield _indented(rows)
 
     def _tally(self) -> Iterator[str]:

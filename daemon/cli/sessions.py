@@ -73,5 +73,5 @@ def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
         words = status_text(str(ending["status"]))
         words.append_text(line(f": {shorten(str(ending['reason']))}"))
         invocation.out.print(words, soft_wrap=True)
-        invocation.say((f"perdure ledger show {name}", "command"), (" shows all of it", "faint"))
+        invocation.say((f"{invocation.command} ledger show {name}", "command"), (" shows all of it", "faint"))
     click.get_current_context().exit(code)

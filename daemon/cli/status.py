@@ -89,7 +89,7 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     _print_daemon(invocation, daemon, stopped, projections.paused(reader, ""))
     for kind, text in broken.items():
         if kind == "edit":
-            invocation.say(("✗ a broken edit changes nothing", "bad"), ": the last good version stays in force; ", ("perdure check", "command"))
+            invocation.say(("✗ a broken edit changes nothing", "bad"), ": the last good version stays in force; ", (f"{invocation.command} check", "command"))
         for row in text.splitlines()[:6]:
             invocation.say("    ", row)
     _print_firings(invocation, firings)
@@ -97,14 +97,14 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     if questions:
         invocation.say((count(len(questions), "question waits", "questions wait") + " for a person", "ask"))
         invocation.out.print(questions_table(invocation, questions))
-        invocation.say(("perdure inbox show ID", "command"), (" shows one, ", "faint"), ("perdure approve ID", "command"), (" answers it", "faint"))
+        invocation.say((f"{invocation.command} inbox show ID", "command"), (" shows one, ", "faint"), (f"{invocation.command} approve ID", "command"), (" answers it", "faint"))
     else:
         invocation.say(("No questions are open.", "good"))
     if sessions:
         invocation.say()
         invocation.say(("Last sessions", "heading"))
         invocation.out.print(sessions_table(invocation, sessions))
-        invocation.say((f"perdure ledger show {short(sessions[0].session)}", "command"), (" shows the last one", "faint"))
+        invocation.say((f"{invocation.command} ledger show {short(sessions[0].session)}", "command"), (" shows the last one", "faint"))
 
 
 def _nothing_yet(invocation: Invocation) -> None:
@@ -114,7 +114,7 @@ def _nothing_yet(invocation: Invocation) -> None:
         invocation.emit("status", {"workspace": str(invocation.workspace), "daemon": daemon, **nothing})
         return
     invocation.say(("○ not running", "warn"), f", and nothing has run in {invocation.workspace} yet")
-    invocation.say(("perdure check", "command"), (" tests the workspace, ", "faint"), ("perdure run", "command"), (" starts the daemon", "faint"))
+    invocation.say((f"{invocation.command} check", "command"), (" tests the workspace, ", "faint"), (f"{invocation.command} run", "command"), (" starts the daemon", "faint"))
 
 
 def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
@@ -175,7 +175,7 @@ def _print_daemon(invocation: Invocation, daemon: Daemon, stopped: bool, paused:
     if stopped:
         invocation.say(("■ STOP", "bad"), f": the file {STOP_FILE} lies in the workspace; nothing runs until it is removed")
     if paused is not None:
-        invocation.say(("■ paused", "warn"), f": everything ({paused}); ", ("perdure resume", "command"), " goes on")
+        invocation.say(("■ paused", "warn"), f": everything ({paused}); ", (f"{invocation.command} resume", "command"), " goes on")
 
 
 def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:

@@ -21,7 +21,7 @@ def pause(invocation: Invocation, task: str | None, reason: str) -> None:
     if invocation.as_json:
         invocation.emit("paused", result)
         return
-    invocation.say(("Paused", "warn"), f": {task or 'everything'}. ", (f"perdure resume{' ' + task if task else ''}", "command"), " goes on.")
+    invocation.say(("Paused", "warn"), f": {task or 'everything'}. ", (f"{invocation.command} resume{' ' + task if task else ''}", "command"), " goes on.")
 
 
 @click.command()
