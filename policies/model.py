@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Decided = Literal["auto", "escalate", "deny"]
 
+# The name by which a grant answers the question that nobody's rule asked: nothing decided, so a person was asked.
+NOTHING_DECIDES = "nothing decides"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSignature:
@@ -35,6 +38,7 @@ class ProposedAction:
     cwd: str | None = None
     host: str | None = None
     method: str | None = None
+    targets: Mapping[str, str] | None = None  # a command's redirection targets, as written -> resolved absolute path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleHit:
-    """A rule that counted. `decide` is what it asked for: auto, escalate, deny, require or grant."""
+    """A rule that counted. `decide` is what it asked for: auto, escalate, deny, require, grant, or error (it could not be
+    evaluated, which counts as a question to a person)."""
 
     name: str
     file: str
@@ -105,3 +110,6 @@ class Decision:
     grant: str | None = None
     expires_seconds: int = 86_400
     on_expiry: Literal["deny", "approve"] = "deny"
+    shadow: Decided | None = None  # what it would be with the shadow rules in force, where that differs
+    shadow_rules: tuple[RuleHit, ...] = ()  # the shadow rules that matched
+    answerable: tuple[str, ...] = ()  # rules that a standing grant must answer, each by a grant of its own, to make this auto

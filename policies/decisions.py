@@ -1,0 +1,268 @@
+"""Policies in force: the rules of all files, bound to the tools, and the two passes over one action.
+
+Every matching rule counts, whatever the order of rules and files: deny > grant > escalate > auto, and what no rule decides
+escalates. A rule that cannot be evaluated escalates, and no grant answers that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from perdure.policies.conditions import Condition, Vocabulary
+from perdure.policies.matching import Binder, Check, Question, Verdict, value_fits
+from perdure.policies.model import (
+    NOTHING_DECIDES,
+    Decided,
+    Decision,
+    Facts,
+    Grant,
+    Obligations,
+    ProposedAction,
+    RuleHit,
+    ToolSignature,
+)
+from perdure.policies.patterns import lexical, name_glob, text_glob
+from perdure.policies.rules import Equals, Glob, OneOf, PolicyFile, Rule
+
+EXPIRES_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRule:
+    """A rule with its checks for one tool."""
+
+    rule: Rule
+    hit: RuleHit
+    checks: tuple[tuple[str, Check], ...]
+
+    def verdict(self, question: Question) -> Verdict:
+        """Whether the rule is about this action: True, False, or in words why that cannot be told."""
+        doubt: Verdict = True
+        for _, check in self.checks:
+            found = check(question)
+            if found is False:
+                return False
+            if found is not True:
+                doubt = found
+        return doubt
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The rules that counted in one evaluation."""
+
+    hits: list[RuleHit] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    errors: list[tuple[RuleHit, str]] = field(default_factory=list)
+
+    def add(self, bound: BoundRule, verdict: Verdict) -> None:
+        if verdict is True:
+            self.hits.append(bound.hit)
+            self.rules.append(bound.rule)
+        elif verdict is not False:
+            self.errors.append((replace(bound.hit, decide="error"), verdict))
+
+
+def unmet_obligations(obligations: Obligations, facts: Facts) -> tuple[str, ...]:
+    """In words, each obligation that the facts do not meet. A playbook never votes: its steps are what a person wrote."""
+    unmet: list[str] = []
+    if obligations.votes_ahead_by and facts.planner != "playbook" and facts.votes_ahead < obligations.votes_ahead_by:
+        unmet.append(f"votes ahead by {facts.votes_ahead}, asked for {obligations.votes_ahead_by}")
+    if not facts.confidence >= obligations.confidence:
+        unmet.append(f"confidence {facts.confidence:.2f}, asked for {obligations.confidence:.2f}")
+    if obligations.max_per_hour is not None and facts.tool_calls_hour >= obligations.max_per_hour:
+        unmet.append(f"{facts.tool_calls_hour} calls in the last hour, at most {obligations.max_per_hour}")
+    return tuple(unmet)
+
+
+class PolicySet:
+    """The policies in force. Pure and immutable: it may be asked from anywhere, and replaced as a whole by a reload.
+
+    `digest` is the hash of all files' contents; `files` maps each file to its SHA-256. `resolve` follows the links in the
+    directories that rules name; it is used while binding only."""
+
+    def __init__(
+        self,
+        documents: Sequence[PolicyFile],
+        signatures: Mapping[str, ToolSignature],
+        *,
+        workspace: str,
+        digest: str,
+        files: Mapping[str, str],
+        resolve: Callable[[str], str],
+    ) -> None:
+        self.documents = tuple(documents)
+        self.signatures = signatures
+        self.workspace = workspace
+        self.digest = digest
+        self.files = files
+        self.rules = tuple(sorted((rule for document in documents for rule in document.rules), key=lambda rule: (rule.file, rule.line, rule.name)))
+        self._resolve = resolve
+        self.vocabularies = {name: Vocabulary(signature) for name, signature in signatures.items()}
+        self._bound: dict[str, tuple[BoundRule, ...]] = {name: self._bind(name) for name in signatures}
+
+    # -- binding ------------------------------------------------------------------------------------------------------
+
+    def bound(self, tool: str) -> tuple[BoundRule, ...]:
+        """The rules about `tool`. One that was not known at load still meets every rule that names it or `*`."""
+        found = self._bound.get(tool)
+        return self._bind(tool) if found is None else found
+
+    def _bind(self, tool: str) -> tuple[BoundRule, ...]:
+        signature = self.signatures.get(tool) or ToolSignature(name=tool, effect="once", args_schema={})
+        binder = Binder(signature, self.workspace, self._resolve)
+        vocabulary = self.vocabularies.get(tool)
+        bound: list[BoundRule] = []
+        for rule in self.rules:
+            if any(name_glob(glob)(tool) for glob in rule.tools):
+                hit = RuleHit(name=rule.name, file=rule.file, line=rule.line, decide=rule.decide or "require")
+                bound.append(BoundRule(rule, hit, binder.checks(rule, _condition(rule, vocabulary))))
+        return tuple(bound)
+
+    def question(self, action: ProposedAction, facts: Facts, *, written: bool = False) -> Question:
+        """The action and its facts, ready to be checked against rules."""
+        return Question(action, facts, self.vocabularies.get(action.tool), written=written)
+
+    # -- the two passes -----------------------------------------------------------------------------------------------
+
+    def obligations(self, action: ProposedAction, facts: Facts) -> Obligations:
+        """First pass: what must hold before the action may be automatic; the strictest of all matching rules."""
+        question = self.question(action, facts)
+        required = [
+            bound
+            for bound in self.bound(action.tool)
+            if bound.rule.require is not None and not bound.rule.shadow and bound.verdict(question) is True
+        ]
+        return strictest(required)
+
+    def decide(
+        self, action: ProposedAction, facts: Facts, *, grants: Sequence[Grant] = (), unmet: Sequence[str] = ()
+    ) -> Decision:
+        """Second pass: auto, escalate or deny. `unmet` says in words which obligations are not met."""
+        return self.answer(self.question(action, facts), grants=grants, unmet=unmet)
+
+    def answer(
+        self, question: Question, *, grants: Sequence[Grant] = (), unmet: Sequence[str] = (), enforce_shadow: bool = False
+    ) -> Decision:
+        """`decide` for a prepared question; `enforce_shadow` lets shadow rules count like all others."""
+        live, shadow = _Counted(), _Counted()
+        for bound in self.bound(question.action.tool):
+            verdict = bound.verdict(question)
+            if verdict is not False:
+                (shadow if bound.rule.shadow and not enforce_shadow else live).add(bound, verdict)
+        decision = self._compose(live, question, grants, unmet)
+        if not shadow.hits and not shadow.errors:
+            return decision
+        both = _Counted(live.hits + shadow.hits, live.rules + shadow.rules, live.errors + shadow.errors)
+        imagined = self._compose(both, question, grants, unmet).decision
+        return replace(
+            decision,
+            shadow=imagined if imagined != decision.decision else None,
+            shadow_rules=tuple(shadow.hits) + tuple(hit for hit, _ in shadow.errors),
+        )
+
+    def _compose(self, counted: _Counted, question: Question, grants: Sequence[Grant], unmet: Sequence[str]) -> Decision:
+        hits = counted.hits
+        rules = (*hits, *(hit for hit, _ in counted.errors)) if counted.errors else tuple(hits)
+        denied = [hit for hit in hits if hit.decide == "deny"]
+        if denied:
+            return self._decision("deny", rules, f"denied by {_cited(denied)}")
+        asking = [hit for hit in hits if hit.decide == "escalate"]
+        automatic = [hit for hit in hits if hit.decide == "auto"]
+        undecided = not asking and not automatic
+        questions = [hit.name for hit in asking] or ([NOTHING_DECIDES] if undecided else [])
+        granted = {name: grant for name in questions if (grant := self._grant(name, question, grants)) is not None}
+        open_questions = tuple(name for name in questions if name not in granted)
+        reasons: list[str] = []
+        if any(hit.name not in granted for hit in asking):
+            reasons.append(f"escalated by {_cited([hit for hit in asking if hit.name not in granted])}")
+        reasons += [f"{_cited([hit])} could not be evaluated ({why})" for hit, why in counted.errors]
+        reasons += list(unmet)
+        if undecided and NOTHING_DECIDES not in granted:
+            reasons.append("no rule decides about this action")
+        if reasons:
+            return self._escalation(rules, "; ".join(reasons), counted, plain=not (counted.errors or unmet or undecided), names=open_questions)
+        if granted:
+            given = list(granted.values())
+            rules += tuple(RuleHit(name=grant.rule, file="ledger", line=0, decide="grant") for grant in given)
+            reason = f"granted by a person: {', '.join(grant.id for grant in given)}"
+            return replace(self._decision("auto", rules, reason), grant=given[0].id)
+        return self._decision("auto", rules, f"allowed by {_cited(automatic)}")
+
+    def _decision(self, decided: Decided, rules: tuple[RuleHit, ...], reason: str) -> Decision:
+        return Decision(decision=decided, rules=rules, reason=reason, policies=self.digest)
+
+    def _escalation(self, rules: tuple[RuleHit, ...], reason: str, counted: _Counted, *, plain: bool, names: tuple[str, ...]) -> Decision:
+        """The shortest expiry of the rules that ask; silence approves only if each of them says so and nothing else asks."""
+        asking = [rule for rule in counted.rules if rule.decide == "escalate"]
+        seconds = min((rule.expires_seconds for rule in asking if rule.expires_seconds is not None), default=EXPIRES_SECONDS)
+        approves = plain and all(rule.on_expiry == "approve" for rule in asking)
+        return Decision(
+            decision="escalate",
+            rules=rules,
+            reason=reason,
+            policies=self.digest,
+            expires_seconds=seconds,
+            on_expiry="approve" if approves else "deny",
+            answerable=names,
+        )
+
+    def _grant(self, name: str, question: Question, grants: Sequence[Grant]) -> Grant | None:
+        for grant in grants:
+            if grant.rule == name and self.covers(grant, question):
+                return grant
+        return None
+
+    def covers(self, grant: Grant, question: Question) -> bool:
+        """Whether the grant is about this action: its task, its tool, and every argument within the pattern, none beside."""
+        action = question.action
+        if grant.task != question.facts.task or grant.tool != action.tool or set(grant.pattern) != set(action.args):
+            return False
+        return all(self._fits(name, wanted, action) for name, wanted in grant.pattern.items())
+
+    def _fits(self, name: str, wanted: object, action: ProposedAction) -> bool:
+        is_pattern = isinstance(wanted, Mapping) and len(wanted) == 1 and next(iter(wanted)) in {"glob", "in"}
+        if not is_pattern:
+            return value_fits(Equals(wanted))(action.args[name])
+        assert isinstance(wanted, Mapping)
+        if "in" in wanted:
+            return value_fits(OneOf(tuple(wanted["in"])))(action.args[name])
+        pattern = str(wanted["glob"])
+        paths = action.paths.get(name)
+        if paths:  # a glob over a path is about where it leads, not about how it is spelled
+            check = text_glob(lexical(pattern, self.workspace))
+            return all(check(path) for path in paths)
+        return value_fits(Glob(pattern))(action.args[name])
+
+
+def strictest(required: Sequence[BoundRule]) -> Obligations:
+    """The strictest of each obligation that these rules ask for."""
+    asked = [bound.rule.require for bound in required if bound.rule.require is not None]
+    limits = [one.max_per_hour for one in asked if one.max_per_hour is not None]
+    votes = [one for one in asked if one.votes_ahead_by]
+    ahead = max((one.votes_ahead_by for one in votes), default=0)
+    return Obligations(
+        votes_ahead_by=ahead,
+        votes_max=max(min((one.votes_max for one in votes), default=0), ahead),
+        confidence=max((one.confidence for one in asked), default=0.0),
+        max_per_hour=min(limits, default=None),
+        rules=tuple(replace(bound.hit, decide="require") for bound in required),
+    )
+
+
+def _condition(rule: Rule, vocabulary: Vocabulary | None) -> Condition | None:
+    if rule.when is None:
+        return None
+    if vocabulary is None:
+        return Condition(rule.when, _unknown_tool)
+    return vocabulary.compile(rule.when, obligation=rule.require is not None)
+
+
+def _unknown_tool(_activation: object) -> object:
+    raise LookupError("the tool was not known when the policies were loaded")
+
+
+def _cited(hits: Sequence[RuleHit]) -> str:
+    cited = [f"{hit.name!r} ({hit.file}:{hit.line})" for hit in hits[:5]]
+    more = len(hits) - len(cited)
+    return ", ".join(cited) + (f" and {more} more" if more else "")

@@ -1,0 +1,75 @@
+"""Globs, paths and hosts: how the names in a rule are compared with the names in an action. Nothing here backtracks."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from fnmatch import translate
+import re
+
+Check = Callable[[str], bool]
+
+
+@lru_cache(maxsize=4096)
+def name_glob(pattern: str) -> Check:
+    """`*`, `?` and `[…]` over a name: for tools, programs and sources. Case counts."""
+    if not any(character in pattern for character in "*?["):
+        return pattern.__eq__
+    # fnmatch's regular expressions use atomic groups, so that they are linear; see cpython's Lib/fnmatch.py.
+    matcher = re.compile(translate(pattern)).match
+    return lambda text: matcher(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def text_glob(pattern: str) -> Check:
+    """A glob over text in which `*` and `?` stop at `/`, and `**` as a whole component stands for any number of them."""
+    if "/" not in pattern and "**" not in pattern:
+        check = name_glob(pattern)
+        return lambda text: "/" not in text and check(text)
+    parts: list[Check | None] = [None if part == "**" else name_glob(part) for part in pattern.split("/")]
+    return lambda text: _components_match(parts, text.split("/"))
+
+
+def _components_match(pattern: Sequence[Check | None], text: Sequence[str]) -> bool:
+    """Greedy matching with one point of return (the last `**`): at most len(pattern) × len(text) comparisons."""
+    at, position, star, resume = 0, 0, -1, 0
+    while position < len(text):
+        check = pattern[at] if at < len(pattern) else None
+        if at < len(pattern) and check is None:
+            star, resume = at, position
+            at += 1
+        elif check is not None and check(text[position]):
+            at += 1
+            position += 1
+        elif star >= 0:
+            resume += 1
+            at, position = star + 1, resume
+        else:
+            return False
+    return all(check is None for check in pattern[at:])
+
+
+def lexical(path: str, workspace: str) -> str:
+    """The absolute path that `path` names from the workspace, `.` and `..` taken away without looking at the disk."""
+    joined = posixpath.normpath(posixpath.join(workspace, path))
+    return joined[1:] if joined.startswith("//") else joined  # POSIX keeps two leading slashes; Linux knows no such place
+
+
+def is_under(path: str, root: str) -> bool:
+    """Whether the absolute `path` is `root` or lies below it, by components: `/a/bc` is not under `/a/b`."""
+    return root == "/" or path == root or path.startswith(root + "/")
+
+
+def host_check(pattern: str) -> Check:
+    """A host by name, or `*.NAME` for every host below NAME (not NAME itself). Case and a trailing dot do not count."""
+    wanted = plain_host(pattern)
+    if wanted.startswith("*."):
+        suffix = wanted[1:]
+        return lambda host: host.endswith(suffix) and len(host) > len(suffix)
+    return wanted.__eq__
+
+
+def plain_host(host: str) -> str:
+    """A host name in the one spelling that is compared."""
+    return host.lower().removesuffix(".")
