@@ -6,7 +6,11 @@ import ipaddress
 import os
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -19,6 +23,9 @@ for name in [name for name in os.environ if name.endswith(("_API_KEY", "_TOKEN")
     del os.environ[name]
 for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"):
     os.environ.pop(name, None)
+
+
+Found = TypeVar("Found")
 
 
 class NetworkForbiddenError(RuntimeError):
@@ -64,3 +71,17 @@ def samples() -> Path:
     if not SAMPLES.is_dir():
         pytest.skip(f"the real sample logs are not here ({SAMPLES}); the example's own log is still tested")
     return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., object]:
+    """Waits for what another process does: `eventually(condition)` returns the condition's first true value."""
+
+    def wait(condition: Callable[[], Found | None], *, seconds_max: float = 60.0) -> Found:
+        deadline = time.monotonic() + seconds_max
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"not within {seconds_max} s: {condition}"
+            threading.Event().wait(0.02)
+        return found
+
+    return wait
