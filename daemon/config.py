@@ -118,10 +118,16 @@ class Commands(Strict):
 
 
 class Http(Strict):
-    """Limits of `http_request`; which hosts it may reach is for the policies alone."""
+    """Limits of `http_request`; which hosts it may reach is for the policies alone.
+
+    `secrets` maps the name of each secret that a request may carry to the hosts that may get it. A host name that resolves
+    to a private address is refused unless it is one of `private_hosts`.
+    """
 
     seconds_max: Duration = 30.0
     bytes_max: Size = 256_000
+    secrets: dict[CredentialName, tuple[str, ...]] = {}
+    private_hosts: tuple[str, ...] = ()
 
 
 class Probe(Strict):
