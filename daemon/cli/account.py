@@ -55,9 +55,7 @@ def _question(reader: LedgerReader, opened: Event) -> Part:
         "_expires": body["expires"],
         "_asked": opened.at,
     }
-    later = reader.events(
-        types=("escalation.joined", *ANSWERS, "action.intended"), task=body["task"], after=opened.seq
-    )
+    later = reader.events(types=("escalation.joined", *ANSWERS, "action.intended"), task=body["task"], after=opened.seq)
     for event in later:
         if event.type == "action.intended":
             if event.body.get("approval") == body["escalation"]:
@@ -65,7 +63,9 @@ def _question(reader: LedgerReader, opened: Event) -> Part:
         elif event.body["escalation"] != body["escalation"]:
             continue
         elif event.type == "escalation.joined":
-            part["joined_by"].append({"session": event.body["session"], "action": event.body["action"], "seq": event.seq})
+            part["joined_by"].append(
+                {"session": event.body["session"], "action": event.body["action"], "seq": event.seq}
+            )
         else:
             part["answer"] = _answer(reader, event)
             part["state"] = part["answer"]["state"]
@@ -75,7 +75,15 @@ def _question(reader: LedgerReader, opened: Event) -> Part:
 def _answer(reader: LedgerReader, event: Event) -> Part:
     if event.type == "escalation.expired":
         state = "approved" if event.body["default"] == "approve" else "expired"
-        return {"state": state, "by": "expiry", "uid": None, "via": None, "note": None, "at": iso(event.at), "seq": event.seq}
+        return {
+            "state": state,
+            "by": "expiry",
+            "uid": None,
+            "via": None,
+            "note": None,
+            "at": iso(event.at),
+            "seq": event.seq,
+        }
     payload = reader.payload(event.seq)
     note = payload.get("note") if isinstance(payload, dict) else None
     return {
@@ -174,7 +182,17 @@ class _Gathering:
         self.account["slot"] |= {"outcome": body["outcome"], "kind": body["kind"], "closed_seq": event.seq}
 
     def _compaction_finished(self, event: Event, body: Mapping[str, Any]) -> None:
-        keys = ("after", "until", "events", "records", "facts", "summaries", "tokens_before", "tokens_after", "duration_us")
+        keys = (
+            "after",
+            "until",
+            "events",
+            "records",
+            "facts",
+            "summaries",
+            "tokens_before",
+            "tokens_after",
+            "duration_us",
+        )
         self.account["compactions"].append({"ok": True, **{key: body[key] for key in keys}, "seq": event.seq})
 
     def _compaction_failed(self, event: Event, body: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from perdure.daemon.cli import failures
-from perdure.daemon.cli.invocation import Invocation, reading
+from perdure.daemon.cli.invocation import Invocation, with_json
 from perdure.daemon.cli.terminal import be_printable
 from perdure.errors import PerdureError
 
@@ -59,11 +59,11 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of their purposes."""
         return [name for commands in COMMANDS.values() for name in commands]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command, or None where there is none of that name."""
         for commands in COMMANDS.values():
             if cmd_name in commands:
@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands, by purpose."""
         for purpose, commands in COMMANDS.items():
             with formatter.section(purpose):
@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,  # noqa: ARG002 - every ending is told here
+        standalone_mode: bool = True,
         **extra: Any,
     ) -> NoReturn:
         """Run and exit. People see what failed and what to do next; never a traceback, unless PERDURE_DEBUG is set."""
@@ -147,7 +147,7 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
-@partial(reading, top=True)
+@partial(with_json, top=True)
 def perdure() -> None:
     """Perdure: an agent daemon that you can leave alone.
 

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.ledger import session_id
 from perdure.daemon.cli.terminal import bar, harmless, line, one_line
 from perdure.daemon.cli.words import count, short
@@ -27,7 +27,7 @@ def context() -> None:
 @context.command()
 @click.argument("session", required=False)
 @click.option("--text", is_flag=True, help="The whole text as the planner got it, instead of the manifest.")
-@reading
+@with_json
 @with_invocation
 def show(invocation: Invocation, session: str | None, text: bool) -> None:
     """Show what SESSION's planner saw (default: the last session): every item, its tokens, why it is in; what stayed out."""
@@ -36,7 +36,12 @@ def show(invocation: Invocation, session: str | None, text: bool) -> None:
     name = session_id(invocation, session)
     contexts = account_of(invocation.ledger, name)["contexts"]
     if not contexts:
-        raise PerdureError("show", f"the context of session {short(name)}", "none was assembled", f"`perdure ledger show {short(name)}` says why")
+        raise PerdureError(
+            "show",
+            f"the context of session {short(name)}",
+            "none was assembled",
+            f"`perdure ledger show {short(name)}` says why",
+        )
     if invocation.as_json:
         invocation.emit("context", {"session": name, "contexts": public(contexts)})
         return

@@ -58,7 +58,12 @@ def _decided(body: Mapping[str, Any]) -> Text:
 
 def _ended(body: Mapping[str, Any]) -> Text:
     sign, style = OUTCOME.get(body["status"], (str(body["status"]), ""))
-    text = line((f"{sign} ", style), (body["tool"], "name"), f" {body['status']}", (f" in {duration(body['duration_us'])}", "faint"))
+    text = line(
+        (f"{sign} ", style),
+        (body["tool"], "name"),
+        f" {body['status']}",
+        (f" in {duration(body['duration_us'])}", "faint"),
+    )
     if body.get("settles"):
         text.append(" (settles an unknown outcome)", "warn")
     return text.append_text(line(f": {body['error']}" if body.get("error") else ""))
@@ -86,13 +91,20 @@ def _notified(body: Mapping[str, Any]) -> Text:
 def _answered(body: Mapping[str, Any]) -> Text:
     style = "good" if body["answer"] == "approve" else "bad"
     name = {"approve": "approved", "deny": "denied"}.get(body["answer"], body["answer"])
-    return line("question ", (short(body["escalation"]), "id"), " ", (name, style), f" by {who(body['uid'])} over {body['via']}")
+    return line(
+        "question ", (short(body["escalation"]), "id"), " ", (name, style), f" by {who(body['uid'])} over {body['via']}"
+    )
 
 
 def _replied(body: Mapping[str, Any]) -> Text:
     style = "good" if body["status"] == "replied" else "bad"
     cost = f", {dollars(body['charged_usd'])}" if body["charged_usd"] else ""
-    return line("model ", (body["status"], style), f", charged {body['charged_tokens']:,} tokens{cost}", f" {body.get('error') or ''}")
+    return line(
+        "model ",
+        (body["status"], style),
+        f", charged {body['charged_tokens']:,} tokens{cost}",
+        f" {body.get('error') or ''}",
+    )
 
 
 def _checked(body: Mapping[str, Any]) -> Text:
@@ -106,24 +118,39 @@ def _verified(body: Mapping[str, Any]) -> Text:
 
 
 def _pin(word: str) -> Callable[[Mapping[str, Any]], Text]:
-    return lambda body: line(f"{word} ", (short(str(body.get("pin") or body.get("record") or "")), "id"), f" by {who(body['uid'])}")
+    return lambda body: line(
+        f"{word} ", (short(str(body.get("pin") or body.get("record") or "")), "id"), f" by {who(body['uid'])}"
+    )
 
 
 WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
-    "ledger.opened": lambda b: line(f"ledger opened, epoch {b['epoch']}, schema {b['schema']}, by version {b['version']}"),
-    "daemon.started": lambda b: line(("daemon started", "good"), f", pid {b['pid']} on {b['host']}, version {b['version']}"),
+    "ledger.opened": lambda b: line(
+        f"ledger opened, epoch {b['epoch']}, schema {b['schema']}, by version {b['version']}"
+    ),
+    "daemon.started": lambda b: line(
+        ("daemon started", "good"), f", pid {b['pid']} on {b['host']}, version {b['version']}"
+    ),
     "daemon.stopped": lambda b: line(("daemon stopped", "warn"), f": {b['reason']}"),
-    "configuration.loaded": lambda b: line(f"{b['kind']} in force: {short_digest(b['digest'])}, {count(len(b['files']), 'file')}"),
+    "configuration.loaded": lambda b: line(
+        f"{b['kind']} in force: {short_digest(b['digest'])}, {count(len(b['files']), 'file')}"
+    ),
     "configuration.rejected": lambda b: line(
-        ("broken edit", "bad"), f" of {b['kind']}: {count(b['problems'], 'problem')}; the last good version stays in force"
+        ("broken edit", "bad"),
+        f" of {b['kind']}: {count(b['problems'], 'problem')}; the last good version stays in force",
     ),
     "task.loaded": lambda b: line(f"task in force: {short_digest(b['digest'])}"),
     "task.removed": lambda _: line(("task removed", "warn")),
-    "paused": lambda b: line(("paused", "warn"), "" if b.get("task") else " everything", f" by {b['by']}: {b['reason']}"),
+    "paused": lambda b: line(
+        ("paused", "warn"), "" if b.get("task") else " everything", f" by {b['by']}: {b['reason']}"
+    ),
     "resumed": lambda b: line(("resumed", "good"), "" if b.get("task") else " everything", f" by {b['by']}"),
-    "alarm.raised": lambda b: line((f"alarm: {b['code']}", "bad"), f" about {short(b['about'])}" if b.get("about") else ""),
+    "alarm.raised": lambda b: line(
+        (f"alarm: {b['code']}", "bad"), f" about {short(b['about'])}" if b.get("about") else ""
+    ),
     "notification.sent": _notified,
-    "slot.opened": lambda b: line(f"slot due: {b['slot']}", f", because of {short(b['cause'])}" if b.get("cause") else ""),
+    "slot.opened": lambda b: line(
+        f"slot due: {b['slot']}", f", because of {short(b['cause'])}" if b.get("cause") else ""
+    ),
     "slot.closed": _slot_closed,
     "session.opened": lambda b: line("session opened", f", resumes {short(b['resumes'])}" if b.get("resumes") else ""),
     "session.closed": _session_closed,
@@ -133,16 +160,24 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     ),
     "compaction.failed": lambda b: line(("compaction failed", "bad"), f": {b['reason']}"),
     "context.assembled": lambda b: line(f"context of {b['tokens']:,} of {b['budget']:,} tokens"),
-    "model.requested": lambda b: line(f"asked {b['model']} to {b['purpose']}, reserved {b['reserved_tokens']:,} tokens"),
+    "model.requested": lambda b: line(
+        f"asked {b['model']} to {b['purpose']}, reserved {b['reserved_tokens']:,} tokens"
+    ),
     "model.replied": _replied,
     "step.rejected": lambda b: line(f"step {b['step']} ", ("is no action", "bad"), f": {b['reason']}"),
-    "action.proposed": lambda b: line(f"step {b['step']} proposes ", (b["tool"], "name"), (f" {short(b['action'])}", "id")),
+    "action.proposed": lambda b: line(
+        f"step {b['step']} proposes ", (b["tool"], "name"), (f" {short(b['action'])}", "id")
+    ),
     "action.decided": _decided,
-    "action.intended": lambda b: line("intends ", (b["tool"], "name"), f", attempt {b['attempt']}" if b["attempt"] > 1 else ""),
+    "action.intended": lambda b: line(
+        "intends ", (b["tool"], "name"), f", attempt {b['attempt']}" if b["attempt"] > 1 else ""
+    ),
     "action.ended": _ended,
     "action.verified": _verified,
     "postcondition.checked": _checked,
-    "escalation.opened": lambda b: line(("asks a person", "ask"), f" about {b['tool']}: question ", (short(b["escalation"]), "id")),
+    "escalation.opened": lambda b: line(
+        ("asks a person", "ask"), f" about {b['tool']}: question ", (short(b["escalation"]), "id")
+    ),
     "escalation.joined": lambda b: line("joins the open question ", (short(b["escalation"]), "id")),
     "escalation.answered": _answered,
     "escalation.expired": lambda b: line(("question expired", "warn"), f" {short(b['escalation'])}: {b['default']}"),

@@ -40,7 +40,8 @@ def as_json(error: PerdureError) -> str:
 def tell(error: PerdureError, console: SafeConsole) -> None:
     """Print the failure for a person: all problems at once, each with its place and a caret."""
     console.print(
-        line(("perdure: ", "bad"), f"cannot {error.operation} ", (error.object, "name"), f": {error.cause}"), soft_wrap=True
+        line(("perdure: ", "bad"), f"cannot {error.operation} ", (error.object, "name"), f": {error.cause}"),
+        soft_wrap=True,
     )
     if isinstance(error, Problems):
         for problem in error.problems:
@@ -76,11 +77,20 @@ def _near(file: str) -> str:
 def tell_defect(error: BaseException, console: SafeConsole) -> None:
     """Print what a defect of Perdure itself says; the traceback only where PERDURE_DEBUG asks for it (by the caller)."""
     console.print(
-        line(("perdure: ", "bad"), "this is a defect in Perdure, not a mistake of yours: ", f"{type(error).__name__}: {error}"),
+        line(
+            ("perdure: ", "bad"),
+            "this is a defect in Perdure, not a mistake of yours: ",
+            f"{type(error).__name__}: {error}",
+        ),
         soft_wrap=True,
     )
     console.print(
-        line(("  next: ", "faint"), "run it again with ", ("PERDURE_DEBUG=1", "command"), " for the traceback, and report it"),
+        line(
+            ("  next: ", "faint"),
+            "run it again with ",
+            ("PERDURE_DEBUG=1", "command"),
+            " for the traceback, and report it",
+        ),
         soft_wrap=True,
     )
 

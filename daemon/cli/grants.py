@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.session_page import who
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import from_now, iso, short
@@ -21,7 +21,7 @@ def grants() -> None:
 @grants.command("list")
 @click.option("--all", "everything", is_flag=True, help="Also the revoked ones.")
 @click.option("--task", help="Only this task's.")
-@reading
+@with_json
 @with_invocation
 def list_grants(invocation: Invocation, everything: bool, task: str | None) -> None:
     """List the grants in force."""
@@ -55,7 +55,11 @@ def list_grants(invocation: Invocation, everything: bool, task: str | None) -> N
         given = f"{from_now(row.given_at, invocation.now())} by {who(row.uid)}"
         if row.revoked_at is not None:
             given += ", revoked"
-        pattern = "(erased: fits nothing)" if row.pattern is None else ", ".join(f"{k}={exact(v)}" for k, v in row.pattern.items())
+        pattern = (
+            "(erased: fits nothing)"
+            if row.pattern is None
+            else ", ".join(f"{k}={exact(v)}" for k, v in row.pattern.items())
+        )
         cells = (one_line(row.task), one_line(row.tool), one_line(pattern), one_line(row.rule), given)
         table.add_row(Text(short(row.grant), "id"), *cells)
     invocation.out.print(table)
@@ -63,7 +67,7 @@ def list_grants(invocation: Invocation, everything: bool, task: str | None) -> N
 
 @grants.command()
 @click.argument("grant")
-@everywhere
+@with_json
 @with_invocation
 def revoke(invocation: Invocation, grant: str) -> None:
     """Take a grant back: from now on the action is asked about again."""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.account import question_of
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.session_page import arguments_table, exact_lines, rules_table, who
 from perdure.daemon.cli.terminal import exact, line, one_line
 from perdure.daemon.cli.words import DAY, HOUR, from_now, full_moment, iso, moment, short, shorten
@@ -27,7 +27,7 @@ STATE_STYLE = {"open": "ask", "approved": "good", "used": "good", "denied": "bad
 @click.group(invoke_without_command=True)
 @click.option("--all", "everything", is_flag=True, help="Also the questions that have been answered or have expired.")
 @click.option("--task", help="Only this task's.")
-@reading
+@with_json
 @click.pass_context
 @with_invocation
 def inbox(invocation: Invocation, context: click.Context, everything: bool, task: str | None) -> None:
@@ -42,7 +42,9 @@ def inbox(invocation: Invocation, context: click.Context, everything: bool, task
         invocation.emit("inbox", {"questions": [row_json(row, now) for row in rows]})
         return
     if not rows:
-        invocation.say(("No questions are open.", "good") if not everything else ("No question was ever asked.", "faint"))
+        invocation.say(
+            ("No questions are open.", "good") if not everything else ("No question was ever asked.", "faint")
+        )
         return
     invocation.out.print(questions_table(invocation, rows, states=everything))
     invocation.say()
@@ -87,7 +89,9 @@ def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states
         if row.joined:
             what.append(f"  (asked for {row.joined + 1} times)", "faint")
         left = row.expires - now
-        expiry = Text(from_now(row.expires, now), style="bad" if left < HOUR else "") if row.state == "open" else Text("")
+        expiry = (
+            Text(from_now(row.expires, now), style="bad" if left < HOUR else "") if row.state == "open" else Text("")
+        )
         if row.state == "open":
             expiry.append(f", then {row.on_expiry}", "faint")
         cells: list[Text | str] = [
@@ -112,7 +116,7 @@ def _brief(args: Any) -> str:
 
 @inbox.command()
 @click.argument("question")
-@reading
+@with_json
 @with_invocation
 def show(invocation: Invocation, question: str) -> None:
     """Show exactly what would run, where each argument came from, and which rules asked.
@@ -123,7 +127,7 @@ def show(invocation: Invocation, question: str) -> None:
     from perdure.state import projections
 
     part = question_of(invocation.ledger, projections.resolve(invocation.ledger, "escalation", question))
-    assert part is not None  # noqa: S101 - resolve found it
+    assert part is not None
     if invocation.as_json:
         invocation.emit("question", public(part))
         return
@@ -148,7 +152,9 @@ def _print_question(invocation: Invocation, part: Part) -> None:
     for joined in part["joined_by"]:
         rows.add_row("joined by", line("session ", (short(joined["session"]), "id"), (f"  #{joined['seq']}", "place")))
     title = line(" question ", (name + " ", "id"))
-    invocation.out.print(Panel(rows, title=title, title_align="left", border_style=STATE_STYLE.get(part["state"], ""), padding=(0, 1)))
+    invocation.out.print(
+        Panel(rows, title=title, title_align="left", border_style=STATE_STYLE.get(part["state"], ""), padding=(0, 1))
+    )
     _print_action(invocation, part, asked)
     invocation.say()
     _print_answer(invocation, part, name, now)
@@ -202,7 +208,9 @@ def _expiry(part: Part, now: int, invocation: Invocation) -> Text:
 def _print_answer(invocation: Invocation, part: Part, name: str, now: int) -> None:
     answer = part["answer"]
     if answer is None and part["_expires"] > now:
-        invocation.say(("Let it run, once   ", "faint"), (f"{invocation.command} approve {name} --note 'why'", "command"))
+        invocation.say(
+            ("Let it run, once   ", "faint"), (f"{invocation.command} approve {name} --note 'why'", "command")
+        )
         invocation.say(("From now on, too   ", "faint"), (f"{invocation.command} approve {name} --always", "command"),
                        ("   (a grant for these arguments; `perdure grants revoke` takes it back)", "faint"))  # fmt: skip
         invocation.say(("Refuse it          ", "faint"), (f"{invocation.command} deny {name} --note 'why'", "command"))
@@ -219,8 +227,10 @@ def _print_answer(invocation: Invocation, part: Part, name: str, now: int) -> No
 @click.command()
 @click.argument("question")
 @click.option("--note", default="", help="Why; it goes into the ledger.")
-@click.option("--always", is_flag=True, help="Also for the same arguments from now on: a standing grant, until revoked.")
-@everywhere
+@click.option(
+    "--always", is_flag=True, help="Also for the same arguments from now on: a standing grant, until revoked."
+)
+@with_json
 @with_invocation
 def approve(invocation: Invocation, question: str, note: str, always: bool) -> None:
     """Let the one action run that QUESTION shows: once, exactly so, before it expires."""
@@ -230,7 +240,7 @@ def approve(invocation: Invocation, question: str, note: str, always: bool) -> N
 @click.command()
 @click.argument("question")
 @click.option("--note", default="", help="Why; it goes into the ledger and is told to the planner.")
-@everywhere
+@with_json
 @with_invocation
 def deny(invocation: Invocation, question: str, note: str) -> None:
     """Refuse the action that QUESTION shows, and the same action again until the question would have expired."""

@@ -182,8 +182,8 @@ def everywhere(command: Command, *, hidden: bool = True) -> Command:
     return workspace(colour(command))
 
 
-def reading(command: Command, *, top: bool = False) -> Command:
-    """The options of a command that only reads: those above and --json."""
+def with_json(command: Command, *, top: bool = False) -> Command:
+    """The options above, and --json."""
     as_json = click.option(
         "--json",
         is_flag=True,

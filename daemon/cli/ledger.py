@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perdure.daemon.cli.event_lines import event_json, event_line
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.spans import Span
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.errors import PerdureError
@@ -34,11 +34,19 @@ def ledger() -> None:
 
 
 @ledger.command()
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=30, show_default=True, help="How many of the last events.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=30, show_default=True, help="How many of the last events."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing events as they come, until Ctrl-C.")
 @click.option("--task", help="Only this task's.")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only events of this type, such as action.decided; repeatable.")
-@reading
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only events of this type, such as action.decided; repeatable.",
+)
+@with_json
 @with_invocation
 def tail(invocation: Invocation, lines: int, follow: bool, task: str | None, types: tuple[str, ...]) -> None:
     """Print the last events, a line each."""
@@ -68,7 +76,7 @@ def _print_event(invocation: Invocation, event: Event) -> None:
 @ledger.command()
 @click.argument("session", required=False)
 @click.option("--full", is_flag=True, help="Cut nothing: whole arguments, results and texts.")
-@reading
+@with_json
 @with_invocation
 def show(invocation: Invocation, session: str | None, full: bool) -> None:
     """Show one session from what it saw to what was proven (default: the last one).
@@ -83,7 +91,12 @@ def show(invocation: Invocation, session: str | None, full: bool) -> None:
         invocation.emit("session", public(account))
         return
     page = SessionPage(
-        account, now=invocation.now(), zone=invocation.zone, full=full, root=str(invocation.workspace), command=invocation.command
+        account,
+        now=invocation.now(),
+        zone=invocation.zone,
+        full=full,
+        root=str(invocation.workspace),
+        command=invocation.command,
     )
     invocation.out.print(page)
 
@@ -96,13 +109,15 @@ def session_id(invocation: Invocation, given: str | None) -> str:
         return projections.resolve(invocation.ledger, "session", given)
     last = projections.sessions(invocation.ledger, limit=1)
     if not last:
-        raise PerdureError("show", "the last session", "there has been none yet", "`perdure session run TASK` runs one now")
+        raise PerdureError(
+            "show", "the last session", "there has been none yet", "`perdure session run TASK` runs one now"
+        )
     return last[0].session
 
 
 @ledger.command()
 @click.argument("seq", type=click.IntRange(min=1))
-@reading
+@with_json
 @with_invocation
 def event(invocation: Invocation, seq: int) -> None:
     """Show one event whole, by its sequence number, payload included."""
@@ -110,7 +125,9 @@ def event(invocation: Invocation, seq: int) -> None:
     found = reader.event(seq)
     if found is None:
         head = reader.head().seq
-        raise PerdureError("show", f"event {seq}", f"the ledger ends at event {head}", "`perdure ledger tail` shows the last ones")
+        raise PerdureError(
+            "show", f"event {seq}", f"the ledger ends at event {head}", "`perdure ledger tail` shows the last ones"
+        )
     erased = reader.erased(seq)
     payload = reader.payload(seq)
     if invocation.as_json:
@@ -135,8 +152,10 @@ def event(invocation: Invocation, seq: int) -> None:
 @click.argument("text")
 @click.option("--task", help="Only this task's events.")
 @click.option("--since", type=Span(), help="Only the last 30d, 12h, 45m …")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, newest first.")
-@reading
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, newest first."
+)
+@with_json
 @with_invocation
 def search(invocation: Invocation, text: str, task: str | None, since: int | None, limit: int) -> None:
     """Find events that hold TEXT in body or payload, in any case, newest first."""
@@ -189,7 +208,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 @ledger.command()
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, which must not exist yet.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file, which must not exist yet.",
+)
 @click.option("--since", type=Span(), help="Only the last 30d, 12h, 45m …")
 @click.option("--task", help="Only this task's events.")
 @click.option("--session", help="Only this session's events.")
@@ -217,9 +241,13 @@ def export(
         with output.open("x", encoding="utf-8", newline="") as stream:
             written = _write(rows, form, stream)
     except FileExistsError:
-        raise PerdureError("write", str(output), "it exists already", "Name a new file: nothing is overwritten") from None
+        raise PerdureError(
+            "write", str(output), "it exists already", "Name a new file: nothing is overwritten"
+        ) from None
     except OSError as error:
-        raise PerdureError("write", str(output), error.strerror or str(error), "Name a place that can be written") from error
+        raise PerdureError(
+            "write", str(output), error.strerror or str(error), "Name a place that can be written"
+        ) from error
     invocation.say(f"{written:,} events written to {output}")
 
 
@@ -258,3 +286,46 @@ def _cell(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula."""
     text = one_line(value) if isinstance(value, str) else value
     return "'" + text if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
+
+
+@ledger.command()
+@with_json
+@with_invocation
+def rebuild(invocation: Invocation) -> None:
+    """Make the tables of sessions, slots, actions and questions anew from the events. The daemon must not be running."""
+    from perdure.daemon.cli.progress import counting
+    from perdure.state.backup import rebuild_projections
+    from perdure.state.ownership import Owner
+
+    with Owner.acquire(invocation.state_dir), counting(invocation, "replaying") as progress:
+        replayed = rebuild_projections(invocation.state_dir, progress=progress)
+    if invocation.as_json:
+        invocation.emit("rebuilt", {"events": replayed})
+        return
+    invocation.say(
+        ("✓ rebuilt", "good"), f" from {replayed:,} events; ", (f"{invocation.command} verify", "command"), " compares"
+    )
+
+
+@ledger.command()
+@click.argument("seqs", type=click.IntRange(min=1), nargs=-1, required=True, metavar="SEQ...")
+@click.option("--reason", required=True, help="Why; it stays in the ledger with your uid.")
+@click.option("--yes", is_flag=True, help="Do not ask whether this is meant.")
+@with_json
+@with_invocation
+def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool) -> None:
+    """Erase the payloads of these events for good: arguments, results, texts.
+
+    A tombstone says who and why; the chain stays whole. Memory and index follow. Refused while the action is open.
+    """
+    if not yes:
+        for seq in seqs:
+            found = invocation.ledger.event(seq)
+            if found is not None:
+                invocation.out.print(event_line(found, now=invocation.now(), zone=invocation.zone), soft_wrap=True)
+        click.confirm("Erase what these events hold, for good?", abort=True)
+    result = invocation.perform("ledger.erase", seqs=list(seqs), reason=reason)
+    if invocation.as_json:
+        invocation.emit("erased", result)
+        return
+    invocation.say(("Erased", "warn"), f": the payloads of {', '.join(f'#{seq}' for seq in seqs)}")

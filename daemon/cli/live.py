@@ -147,7 +147,9 @@ class LiveView:
         self._print(event, ("task removed", "warn"), ": ", (body["task"], "name"))
 
     def _paused(self, event: Event, body: Mapping[str, Any]) -> None:
-        self._print(event, ("■ paused", "warn"), f": {body.get('task') or 'everything'} by {body['by']}: {body['reason']}")
+        self._print(
+            event, ("■ paused", "warn"), f": {body.get('task') or 'everything'} by {body['by']}: {body['reason']}"
+        )
 
     def _resumed(self, event: Event, body: Mapping[str, Any]) -> None:
         self._print(event, ("▶ resumed", "good"), f": {body.get('task') or 'everything'} by {body['by']}")
@@ -156,11 +158,20 @@ class LiveView:
         payload = self._payload(event.seq)
         text = str(payload.get("text", "")) if isinstance(payload, dict) else ""
         first, *rest = text.splitlines() or [""]
-        self._print(event, (f"‼ {body['code']}", "bad"), f": {shorten(first)}", (f" (+ {count(len(rest), 'line')})" if rest else "", "faint"))
+        self._print(
+            event,
+            (f"‼ {body['code']}", "bad"),
+            f": {shorten(first)}",
+            (f" (+ {count(len(rest), 'line')})" if rest else "", "faint"),
+        )
 
     def _notification_sent(self, event: Event, body: Mapping[str, Any]) -> None:
         if body["status"] != "delivered":
-            self._print(event, (f"✗ nobody was reached over {body['channel']}", "bad"), f" about {short(body['about'])}: {body.get('error') or ''}")
+            self._print(
+                event,
+                (f"✗ nobody was reached over {body['channel']}", "bad"),
+                f" about {short(body['about'])}: {body.get('error') or ''}",
+            )
 
     def _slot_closed(self, event: Event, body: Mapping[str, Any]) -> None:
         if body.get("session") is not None:
@@ -188,7 +199,9 @@ class LiveView:
         self._print_in(event, words)
 
     def _compaction_failed(self, event: Event, body: Mapping[str, Any]) -> None:
-        self._print(event, ("✗ compaction failed", "bad"), f": {body['reason']}", session=body.get("session"), task=body["task"])
+        self._print(
+            event, ("✗ compaction failed", "bad"), f": {body['reason']}", session=body.get("session"), task=body["task"]
+        )
 
     def _model_requested(self, event: Event, body: Mapping[str, Any]) -> None:
         del event
@@ -202,7 +215,13 @@ class LiveView:
     def _step_rejected(self, event: Event, body: Mapping[str, Any]) -> None:
         payload = self._payload(event.seq)
         detail = str(payload.get("detail") or "") if isinstance(payload, dict) else ""
-        self._print_in(event, (f"{body['step']:>2} ", "faint"), ("✗ no action", "bad"), f": {body['reason']}", (f" {detail[:200]}", "faint"))
+        self._print_in(
+            event,
+            (f"{body['step']:>2} ", "faint"),
+            ("✗ no action", "bad"),
+            f": {body['reason']}",
+            (f" {detail[:200]}", "faint"),
+        )
 
     def _action_proposed(self, event: Event, body: Mapping[str, Any]) -> None:
         running = self._running.get(body["session"])
@@ -217,7 +236,9 @@ class LiveView:
     def _action_decided(self, event: Event, body: Mapping[str, Any]) -> None:
         step = self._step(body)
         step.decision, step.reason = body["decision"], shorten(body["reason"])
-        names = [str(rule["name"]) for rule in body["rules"] if rule["decide"] == body["decision"]] or [str(r["name"]) for r in body["rules"]]
+        names = [str(rule["name"]) for rule in body["rules"] if rule["decide"] == body["decision"]] or [
+            str(r["name"]) for r in body["rules"]
+        ]
         step.rules = ", ".join(names)
         if body["decision"] == "deny":
             self._print_in(event, *self._what(step), ("✗ denied", "bad"), _by(step))
@@ -233,7 +254,13 @@ class LiveView:
     def _action_ended(self, event: Event, body: Mapping[str, Any]) -> None:
         step = self._step(body)
         sign, style = OUTCOME.get(body["status"], (str(body["status"]), ""))
-        parts = [*self._what(step), (step.decision or "done", "good"), _by(step), (f"  {sign} ", style), (duration(body["duration_us"]), "faint")]
+        parts = [
+            *self._what(step),
+            (step.decision or "done", "good"),
+            _by(step),
+            (f"  {sign} ", style),
+            (duration(body["duration_us"]), "faint"),
+        ]
         if body.get("settles"):
             parts.append(("  settled later", "warn"))
         self._print_in(event, *parts)
@@ -245,14 +272,18 @@ class LiveView:
 
     def _action_verified(self, event: Event, body: Mapping[str, Any]) -> None:
         if not body["passed"]:
-            self._print_in(event, ("   ✗ ", "bad"), f"check by {body['verifier']}: ", ("the effect is not there", "bad"))
+            self._print_in(
+                event, ("   ✗ ", "bad"), f"check by {body['verifier']}: ", ("the effect is not there", "bad")
+            )
 
     def _postcondition_checked(self, event: Event, body: Mapping[str, Any]) -> None:
         payload = self._payload(event.seq)
         condition = payload.get("condition") if isinstance(payload, dict) else None
         sign, style = ("✓", "good") if body["passed"] else ("✗", "bad")
         what = exact(condition) if condition is not None else body["kind"]
-        self._print_in(event, (f"   {sign} ", style), ("proven: " if body["passed"] else "not so: ", style), (what, "faint"))
+        self._print_in(
+            event, (f"   {sign} ", style), ("proven: " if body["passed"] else "not so: ", style), (what, "faint")
+        )
 
     def _escalation_opened(self, event: Event, body: Mapping[str, Any]) -> None:
         step = self._step(body)
@@ -263,19 +294,45 @@ class LiveView:
         self._lines(
             line(mark, ("question ", ""), (name, "id"), (f"  expires {expires}, then {body['on_expiry']}", "faint")),
             line(mark, (f"{self._command} inbox show {name}", "command")),
-            line(mark, (f"{self._command} approve {name}", "command"), ("   or   ", "faint"), (f"{self._command} deny {name}", "command")),
+            line(
+                mark,
+                (f"{self._command} approve {name}", "command"),
+                ("   or   ", "faint"),
+                (f"{self._command} deny {name}", "command"),
+            ),
         )
 
     def _escalation_joined(self, event: Event, body: Mapping[str, Any]) -> None:
         step = self._step(body)
-        self._print_in(event, *self._what(step), ("? asked before", "ask"), ": question ", (short(body["escalation"]), "id"), " is still open")
+        self._print_in(
+            event,
+            *self._what(step),
+            ("? asked before", "ask"),
+            ": question ",
+            (short(body["escalation"]), "id"),
+            " is still open",
+        )
 
     def _escalation_answered(self, event: Event, body: Mapping[str, Any]) -> None:
         word, style = ("✓ approved", "good") if body["answer"] == "approve" else ("✗ denied", "bad")
-        self._print(event, (word, style), ": question ", (short(body["escalation"]), "id"), (f" by uid {body['uid']}", "faint"), task=body["task"])
+        self._print(
+            event,
+            (word, style),
+            ": question ",
+            (short(body["escalation"]), "id"),
+            (f" by uid {body['uid']}", "faint"),
+            task=body["task"],
+        )
 
     def _escalation_expired(self, event: Event, body: Mapping[str, Any]) -> None:
-        self._print(event, ("question expired", "warn"), " ", (short(body["escalation"]), "id"), f": {body['default']}", task=body["task"])
+        self._print(
+            event,
+            ("question expired", "warn"),
+            " ",
+            (short(body["escalation"]), "id"),
+            f": {body['default']}",
+            task=body["task"],
+        )
 
     def _session_closed(self, event: Event, body: Mapping[str, Any]) -> None:
         running = self._running.pop(body["session"], None)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--sessions", "sessions_max", type=click.IntRange(min=1), metavar="N", help="Stop after N sessions.")
-@click.option("-q", "--quiet", is_flag=True, help="No live view; the log goes on. Default where systemd's journal listens.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="No live view; the log goes on. Default where systemd's journal listens."
+)
 @everywhere
 @with_invocation
 def run(invocation: Invocation, sessions_max: int | None, quiet: bool) -> None:

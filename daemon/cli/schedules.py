@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.event_lines import SLOT_STYLE
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.terminal import line
 from perdure.daemon.cli.words import from_now, iso, moment, short
 
@@ -25,9 +25,11 @@ def schedule() -> None:
 
 @schedule.command()
 @click.argument("task", required=False)
-@click.option("-n", "--next", "ahead", type=click.IntRange(0, 100), default=3, show_default=True, help="How many firings ahead.")
+@click.option(
+    "-n", "--next", "ahead", type=click.IntRange(0, 100), default=3, show_default=True, help="How many firings ahead."
+)
 @click.option("-p", "--past", type=click.IntRange(0, 1000), default=5, show_default=True, help="How many slots back.")
-@reading
+@with_json
 @with_invocation
 def show(invocation: Invocation, task: str | None, ahead: int, past: int) -> None:
     """Show each task's next firings and last slots, with how each ended."""
@@ -44,10 +46,24 @@ def show(invocation: Invocation, task: str | None, ahead: int, past: int) -> Non
     shown = []
     for row in tasks:
         firings, words = _firings(row, invocation.now(), ahead)
-        shown.append((row, words, firings, projections.slots(reader, task=row.task, limit=past), projections.paused(reader, row.task)))
+        shown.append(
+            (
+                row,
+                words,
+                firings,
+                projections.slots(reader, task=row.task, limit=past),
+                projections.paused(reader, row.task),
+            )
+        )
     if invocation.as_json:
         values = [
-            {"task": row.task, "schedule": words, "paused": paused, "next": [iso(at) for at in firings], "slots": [slot_json(s) for s in slots]}
+            {
+                "task": row.task,
+                "schedule": words,
+                "paused": paused,
+                "next": [iso(at) for at in firings],
+                "slots": [slot_json(s) for s in slots],
+            }
             for row, words, firings, slots, paused in shown
         ]
         invocation.emit("schedule", {"tasks": values})
@@ -68,8 +84,10 @@ def _firings(row: TaskRow, now: int, ahead: int) -> tuple[list[int], str]:
         return [], "only when asked for"
     schedule = schedule_from_text(row.schedule, row.first_loaded)
     firings: list[int] = []
-    at: int | None = now
-    while len(firings) < ahead and (at := schedule.next_after(at)) is not None:
+    while len(firings) < ahead:
+        at = schedule.next_after(firings[-1] if firings else now)
+        if at is None:
+            break
         firings.append(at)
     return firings, schedule.words
 
@@ -80,7 +98,9 @@ def _print(invocation: Invocation, firings: list[int], slots: list[SlotRow]) -> 
     for _ in range(5):
         table.add_column(overflow="fold")
     for at in reversed(firings):
-        table.add_row(" ", Text(moment(at, zone, now), "faint"), Text(from_now(at, now), "faint"), Text("expected", "faint"), "")
+        table.add_row(
+            " ", Text(moment(at, zone, now), "faint"), Text(from_now(at, now), "faint"), Text("expected", "faint"), ""
+        )
     for slot in slots:
         outcome = slot.outcome or "open"
         words = line((outcome, SLOT_STYLE.get(outcome, "")))
@@ -112,5 +132,3 @@ def slot_json(row: SlotRow) -> dict[str, Any]:
         "rule": row.rule,
         "cause": row.cause,
     }
-
-

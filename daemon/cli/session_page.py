@@ -13,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.terminal import bar, exact, harmless, line, one_line
-from perdure.daemon.cli.words import count, dollars, duration, from_now, full_moment, moment, short, short_digest, shorten
+from perdure.daemon.cli.words import (
+    count,
+    dollars,
+    duration,
+    from_now,
+    full_moment,
+    moment,
+    short,
+    short_digest,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +97,9 @@ def arguments_table(args: Mapping[str, Any], provenance: Mapping[str, Sequence[s
     table.add_column(overflow="fold", ratio=None)
     table.add_column(no_wrap=True)
     for name, value in args.items():
-        table.add_row(one_line(name), argument_text(value, cut), Text("← ", "faint") + sources(provenance.get(name, ())))
+        table.add_row(
+            one_line(name), argument_text(value, cut), Text("← ", "faint") + sources(provenance.get(name, ()))
+        )
     return table
 
 
@@ -121,7 +133,14 @@ class SessionPage:
     `command` is how to call Perdure from here."""
 
     def __init__(
-        self, account: Part, *, now: int, zone: tzinfo | None, full: bool = False, root: str = "", command: str = "perdure"
+        self,
+        account: Part,
+        *,
+        now: int,
+        zone: tzinfo | None,
+        full: bool = False,
+        root: str = "",
+        command: str = "perdure",
     ) -> None:
         self.account, self.now, self.zone, self.root, self.command = account, now, zone, root, command
         self.full = full
@@ -280,7 +299,11 @@ class SessionPage:
             rows.add_row("from", line("session ", (short(step["proposed_in"]), "id"), ", which asked for it"))
         if step["says"]:
             rows.add_row("says", Text(harmless(_cut(step["says"], self.cut)), "faint"))
-        args = Text("(erased)", "warn") if step["args"] is None else arguments_table(step["args"], step["provenance"], self.cut)
+        args = (
+            Text("(erased)", "warn")
+            if step["args"] is None
+            else arguments_table(step["args"], step["provenance"], self.cut)
+        )
         rows.add_row("proposed", args)
         facts = line((f"{step['effect']} · confidence {step['confidence']:.2f}", "faint"))
         rows.add_row("", facts)
@@ -294,7 +317,9 @@ class SessionPage:
             sign, style = ("✓", "good") if check["passed"] else ("✗", "bad")
             words = "the effect is there" if check["passed"] else "the effect is not there"
             rows.add_row("checked", line((f"{sign} {check['verifier']}", style), f": {words}"))
-        rows.add_row("ledger", line(*_sequence_parts(step["seqs"]), ("  action ", "faint"), (short(step["action"]), "id")))
+        rows.add_row(
+            "ledger", line(*_sequence_parts(step["seqs"]), ("  action ", "faint"), (short(step["action"]), "id"))
+        )
         yield _indented(rows)
 
     def _calls(self, rows: Table, calls: Sequence[Part]) -> None:
@@ -320,7 +345,14 @@ class SessionPage:
         if answer is None:
             name = short(question["id"])
             if question["_expires"] > self.now:
-                rows.add_row("answer", line((f"{self.command} approve {name}", "command"), ("  or  ", "faint"), (f"{self.command} deny {name}", "command")))
+                rows.add_row(
+                    "answer",
+                    line(
+                        (f"{self.command} approve {name}", "command"),
+                        ("  or  ", "faint"),
+                        (f"{self.command} deny {name}", "command"),
+                    ),
+                )
         elif answer["by"] == "expiry":
             rows.add_row("answered", line((f"expired: {answer['state']}", "warn"), *_seq(answer["seq"])))
         else:
@@ -397,7 +429,9 @@ class SessionPage:
         for notice in account["notices"]:
             rows.add_row(*_notice(notice))
         first, last = account.get("first_seq", 0), account["last_seq"]
-        rows.add_row("ledger", line(f"events #{first}–{last}", ("  the chain: ", "faint"), (f"{self.command} verify", "command")))
+        rows.add_row(
+            "ledger", line(f"events #{first}–{last}", ("  the chain: ", "faint"), (f"{self.command} verify", "command"))
+        )
         for step in account["steps"]:
             question = step.get("escalation")
             if question and question["answer"] is None and question["_expires"] > self.now:
@@ -409,7 +443,9 @@ class SessionPage:
         yield count(len(steps), "step")
         mine = [a["status"] for step in steps if step["kind"] == "action" for a in step["attempts"][-1:]]
         asked = sum(1 for step in steps if step.get("escalation"))
-        denied = sum(1 for s in steps if s["kind"] == "action" and s["decisions"] and s["decisions"][-1]["decision"] == "deny")
+        denied = sum(
+            1 for s in steps if s["kind"] == "action" and s["decisions"] and s["decisions"][-1]["decision"] == "deny"
+        )
         rejected = sum(1 for step in steps if step["kind"] == "rejected")
         for number, words in (
             (mine.count("succeeded"), "done"),

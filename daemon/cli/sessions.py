@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, reading, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.session_page import status_text
 from perdure.daemon.cli.status import session_json, sessions_table
 from perdure.daemon.cli.terminal import line
@@ -24,8 +24,10 @@ def session() -> None:
 
 @session.command("list")
 @click.option("--task", help="Only this task's.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many, newest first.")
-@reading
+@click.option(
+    "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many, newest first."
+)
+@with_json
 @with_invocation
 def list_sessions(invocation: Invocation, task: str | None, limit: int) -> None:
     """List the last sessions and how they ended."""
@@ -43,7 +45,7 @@ def list_sessions(invocation: Invocation, task: str | None, limit: int) -> None:
 @session.command()
 @click.argument("task")
 @click.option("--dry-run", is_flag=True, help="Real reads; every effect is only decided, none is done.")
-@reading
+@with_json
 @with_invocation
 def run(invocation: Invocation, task: str, dry_run: bool) -> None:
     """Run one session of TASK now and wait for its end.
@@ -55,7 +57,7 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 
 @session.command()
 @click.argument("slot")
-@reading
+@with_json
 @with_invocation
 def retry(invocation: Invocation, slot: str) -> None:
     """Run a session for the task of SLOT, which has ended, once more."""
@@ -67,7 +69,11 @@ def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
     if invocation.as_json:
         invocation.emit("ending", ending)
     elif ending.get("session") is None:
-        invocation.say(("No session ran", "warn"), f": the slot ended as {ending.get('outcome')}", f" ({ending['rule']})" if ending.get("rule") else "")
+        invocation.say(
+            ("No session ran", "warn"),
+            f": the slot ended as {ending.get('outcome')}",
+            f" ({ending['rule']})" if ending.get("rule") else "",
+        )
     else:
         name = short(str(ending["session"]))
         words = status_text(str(ending["status"]))

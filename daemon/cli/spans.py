@@ -24,5 +24,7 @@ class Span(click.ParamType):
             return value
         match = _PATTERN.fullmatch(str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is no span of time; expected a number and one of s, m, h, d, w, such as 30d", param, ctx)
+            self.fail(
+                f"{value!r} is no span of time; expected a number and one of s, m, h, d, w, such as 30d", param, ctx
+            )
         return int(match.group(1)) * _UNITS[match.group(2)]

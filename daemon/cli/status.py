@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.inbox import questions_table, row_json
-from perdure.daemon.cli.invocation import LEDGER, Invocation, reading, with_invocation
+from perdure.daemon.cli.invocation import LEDGER, Invocation, with_invocation, with_json
 from perdure.daemon.cli.session_page import status_text
 from perdure.daemon.cli.terminal import line, one_line
 from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
@@ -44,8 +44,16 @@ class Firing:
 
 
 @click.command()
-@click.option("-n", "--sessions", "sessions_max", type=click.IntRange(min=0), default=8, show_default=True, help="How many of the last sessions.")
-@reading
+@click.option(
+    "-n",
+    "--sessions",
+    "sessions_max",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="How many of the last sessions.",
+)
+@with_json
 @with_invocation
 def status(invocation: Invocation, sessions_max: int) -> None:
     """Show the daemon, the next slots, the open questions and the last sessions."""
@@ -77,7 +85,12 @@ def status(invocation: Invocation, sessions_max: int) -> None:
                 "paused": projections.paused(reader, ""),
                 "broken_edits": broken,
                 "next": [
-                    {"task": f.task, "due_at": None if f.due is None else iso(f.due), "schedule": f.words, "paused": f.paused}
+                    {
+                        "task": f.task,
+                        "due_at": None if f.due is None else iso(f.due),
+                        "schedule": f.words,
+                        "paused": f.paused,
+                    }
                     for f in firings
                 ],
                 "questions": [row_json(row, now) for row in questions],
@@ -89,7 +102,11 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     _print_daemon(invocation, daemon, stopped, projections.paused(reader, ""))
     for kind, text in broken.items():
         if kind == "edit":
-            invocation.say(("✗ a broken edit changes nothing", "bad"), ": the last good version stays in force; ", (f"{invocation.command} check", "command"))
+            invocation.say(
+                ("✗ a broken edit changes nothing", "bad"),
+                ": the last good version stays in force; ",
+                (f"{invocation.command} check", "command"),
+            )
         for row in text.splitlines()[:6]:
             invocation.say("    ", row)
     _print_firings(invocation, firings)
@@ -97,14 +114,22 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     if questions:
         invocation.say((count(len(questions), "question waits", "questions wait") + " for a person", "ask"))
         invocation.out.print(questions_table(invocation, questions))
-        invocation.say((f"{invocation.command} inbox show ID", "command"), (" shows one, ", "faint"), (f"{invocation.command} approve ID", "command"), (" answers it", "faint"))
+        invocation.say(
+            (f"{invocation.command} inbox show ID", "command"),
+            (" shows one, ", "faint"),
+            (f"{invocation.command} approve ID", "command"),
+            (" answers it", "faint"),
+        )
     else:
         invocation.say(("No questions are open.", "good"))
     if sessions:
         invocation.say()
         invocation.say(("Last sessions", "heading"))
         invocation.out.print(sessions_table(invocation, sessions))
-        invocation.say((f"{invocation.command} ledger show {short(sessions[0].session)}", "command"), (" shows the last one", "faint"))
+        invocation.say(
+            (f"{invocation.command} ledger show {short(sessions[0].session)}", "command"),
+            (" shows the last one", "faint"),
+        )
 
 
 def _nothing_yet(invocation: Invocation) -> None:
@@ -114,7 +139,12 @@ def _nothing_yet(invocation: Invocation) -> None:
         invocation.emit("status", {"workspace": str(invocation.workspace), "daemon": daemon, **nothing})
         return
     invocation.say(("○ not running", "warn"), f", and nothing has run in {invocation.workspace} yet")
-    invocation.say((f"{invocation.command} check", "command"), (" tests the workspace, ", "faint"), (f"{invocation.command} run", "command"), (" starts the daemon", "faint"))
+    invocation.say(
+        (f"{invocation.command} check", "command"),
+        (" tests the workspace, ", "faint"),
+        (f"{invocation.command} run", "command"),
+        (" starts the daemon", "faint"),
+    )
 
 
 def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
@@ -170,12 +200,20 @@ def _print_daemon(invocation: Invocation, daemon: Daemon, stopped: bool, paused:
     if daemon.pid is None:
         invocation.say(("○ not running", "warn"), where)
     else:
-        up = "" if daemon.since is None else f", up {duration((invocation.now() - daemon.since) // 1_000_000 * 1_000_000)}"
+        up = (
+            ""
+            if daemon.since is None
+            else f", up {duration((invocation.now() - daemon.since) // 1_000_000 * 1_000_000)}"
+        )
         invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
     if stopped:
-        invocation.say(("■ STOP", "bad"), f": the file {STOP_FILE} lies in the workspace; nothing runs until it is removed")
+        invocation.say(
+            ("■ STOP", "bad"), f": the file {STOP_FILE} lies in the workspace; nothing runs until it is removed"
+        )
     if paused is not None:
-        invocation.say(("■ paused", "warn"), f": everything ({paused}); ", (f"{invocation.command} resume", "command"), " goes on")
+        invocation.say(
+            ("■ paused", "warn"), f": everything ({paused}); ", (f"{invocation.command} resume", "command"), " goes on"
+        )
 
 
 def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:
@@ -190,9 +228,13 @@ def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:
         when = "" if firing.due is None else moment(firing.due, invocation.zone, now)
         distance = "" if firing.due is None else from_now(firing.due, now)
         if firing.paused is not None:
-            table.add_row(Text(one_line(firing.task), "name"), Text("paused", "warn"), "", line((firing.paused, "faint")))
+            table.add_row(
+                Text(one_line(firing.task), "name"), Text("paused", "warn"), "", line((firing.paused, "faint"))
+            )
         else:
-            table.add_row(Text(one_line(firing.task), "name"), when, Text(distance), Text(one_line(firing.words), "faint"))
+            table.add_row(
+                Text(one_line(firing.task), "name"), when, Text(distance), Text(one_line(firing.words), "faint")
+            )
     invocation.out.print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.terminal import exact
 from perdure.daemon.cli.words import short
 
@@ -12,7 +12,7 @@ from perdure.daemon.cli.words import short
 @click.command()
 @click.argument("task", required=False)
 @click.option("--reason", default="", help="Why; it goes into the ledger and is shown by `perdure status`.")
-@everywhere
+@with_json
 @with_invocation
 def pause(invocation: Invocation, task: str | None, reason: str) -> None:
     """Start no more sessions of TASK, or of any task, until resumed. What runs now runs on."""
@@ -21,12 +21,17 @@ def pause(invocation: Invocation, task: str | None, reason: str) -> None:
     if invocation.as_json:
         invocation.emit("paused", result)
         return
-    invocation.say(("Paused", "warn"), f": {task or 'everything'}. ", (f"{invocation.command} resume{' ' + task if task else ''}", "command"), " goes on.")
+    invocation.say(
+        ("Paused", "warn"),
+        f": {task or 'everything'}. ",
+        (f"{invocation.command} resume{' ' + task if task else ''}", "command"),
+        " goes on.",
+    )
 
 
 @click.command()
 @click.argument("task", required=False)
-@everywhere
+@with_json
 @with_invocation
 def resume(invocation: Invocation, task: str | None) -> None:
     """Let TASK, or all tasks, run again."""
@@ -49,12 +54,17 @@ def _known(invocation: Invocation, task: str | None) -> None:
 
     known = [row.task for row in projections.tasks(invocation.ledger)]
     if task not in known:
-        raise PerdureError("pause or resume", f"the task {task}", "there is no such task", f"Tasks here: {', '.join(known) or 'none yet'}")
+        raise PerdureError(
+            "pause or resume",
+            f"the task {task}",
+            "there is no such task",
+            f"Tasks here: {', '.join(known) or 'none yet'}",
+        )
 
 
 @click.command()
 @click.argument("action")
-@everywhere
+@with_json
 @with_invocation
 def undo(invocation: Invocation, action: str) -> None:
     """Bring back what ACTION overwrote, moved or deleted. Undoing is an action of its own, with intent and outcome."""

@@ -52,7 +52,11 @@ def duration(microseconds: int) -> str:
         return f"{microseconds / 1_000:.0f} ms"
     if microseconds < 10 * SECOND:
         return f"{microseconds / SECOND:.1f} s"
-    for unit, name, smaller, smaller_name in ((DAY, "d", HOUR, "h"), (HOUR, "h", MINUTE, "min"), (MINUTE, "min", SECOND, "s")):
+    for unit, name, smaller, smaller_name in (
+        (DAY, "d", HOUR, "h"),
+        (HOUR, "h", MINUTE, "min"),
+        (MINUTE, "min", SECOND, "s"),
+    ):
         if microseconds >= unit:
             rest = microseconds % unit // smaller
             return f"{microseconds // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")

@@ -1,0 +1,133 @@
+"""`perdure verify`: the chain, the anchor, the payloads, the projections, and a slot for every firing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.daemon.cli.invocation import LEDGER, Invocation, with_invocation, with_json
+from perdure.daemon.cli.progress import counting
+from perdure.daemon.cli.spans import Span
+from perdure.daemon.cli.words import DAY, MINUTE, count, full_moment, iso, short_digest
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from perdure.state.reading import LedgerReader
+    from perdure.state.verification import Finding, Report
+
+# A firing is accounted for within moments of its time; a running daemon gets this long.
+GRACE = MINUTE
+SHOWN_MAX = 20
+
+
+@click.command()
+@click.option(
+    "--since", type=Span(), default="30d", show_default=True, help="How far back every firing must have its slot."
+)
+@click.option(
+    "--no-parity", is_flag=True, help="Do not replay the events to compare sessions, slots, actions and questions."
+)
+@with_json
+@with_invocation
+def verify(invocation: Invocation, since: int, no_parity: bool) -> None:
+    """Prove that the ledger is whole and that every slot is accounted for.
+
+    Checks the chain of hashes from the first event, the anchor kept beside the ledger, every payload, the tables against
+    the events, and the slots against the schedules. Exits 1 and names each place where something is wrong.
+    """
+    from perdure.state.verification import verify as verify_ledger
+
+    if not (invocation.state_dir / LEDGER).exists():
+        hint = "If there was one, put a backup in its place with `perdure restore FILE`"
+        raise PerdureError("verify", str(invocation.state_dir / LEDGER), "there is no such file", hint)
+    with counting(invocation, "verifying") as progress:
+        report = verify_ledger(invocation.state_dir, progress=progress, parity=not no_parity)
+    findings = list(report.findings)
+    checked_until: int | None = None
+    if not any(finding.kind in ("unreadable", "corrupt") for finding in findings):
+        checked_until = accounted_until(invocation)
+        findings += slot_findings(invocation.ledger, checked_until - since, checked_until)
+    ok = not any(finding.grave for finding in findings)
+    if invocation.as_json:
+        invocation.emit(
+            "verification",
+            {
+                "ok": ok,
+                "events": report.events,
+                "payloads": report.payloads,
+                "erased": report.erased,
+                "epoch": report.epoch,
+                "head": {
+                    "seq": report.head.seq,
+                    "hash": report.head.hash,
+                    "at": iso(report.head.at) if report.head.at else None,
+                },
+                "anchored": report.anchored,
+                "slots_checked_until": None if checked_until is None else iso(checked_until),
+                "findings": [{"seq": f.seq, "kind": f.kind, "detail": f.detail, "grave": f.grave} for f in findings],
+            },
+        )
+    else:
+        _print(invocation, report, findings, since, checked_until)
+    click.get_current_context().exit(0 if ok else 1)
+
+
+def _print(
+    invocation: Invocation, report: Report, findings: list[Finding], since: int, checked_until: int | None
+) -> None:
+    for finding in findings[:SHOWN_MAX]:
+        sign, style = ("✗", "bad") if finding.grave else ("•", "warn")
+        where = f" at #{finding.seq}" if finding.seq else ""
+        invocation.say((f"{sign} {finding.kind}", style), (where, "name"), f": {finding.detail}")
+    if len(findings) > SHOWN_MAX:
+        invocation.say((f"… and {len(findings) - SHOWN_MAX:,} more (--json lists all)", "faint"))
+    if not any(finding.grave for finding in findings):
+        words = f": {count(report.events, 'event')}, {count(report.payloads, 'payload')}"
+        words += f" ({report.erased:,} erased)" if report.erased else ""
+        invocation.say(("✓ OK", "good"), words, f", epoch {report.epoch}, head #{report.head.seq} ", (short_digest(report.head.hash), "faint"),
+                       f", anchored up to #{report.anchored}")  # fmt: skip
+        if checked_until is not None:
+            invocation.say(("✓ slots", "good"), f": every firing of the last {since / DAY:g} days up to "
+                           f"{full_moment(checked_until, invocation.zone)} is accounted for")  # fmt: skip
+        return
+    invocation.say(("✗ the ledger does not verify", "bad"), ". Keep the file as it is; ",
+                   (f"{invocation.command} restore FILE", "command"), " goes back to a backup")  # fmt: skip
+
+
+def accounted_until(invocation: Invocation) -> int:
+    """Up to when firings can be expected to have their slots: just now while a daemon runs, else when the last one ended
+    (what was missed since is accounted for when the next one starts)."""
+    from perdure.state.ownership import holder
+
+    if holder(invocation.state_dir) is not None:
+        return invocation.now() - GRACE
+    reader = invocation.ledger
+    for event in reader.events(types=("daemon.stopped", "daemon.started"), newest_first=True, limit=1):
+        if event.type == "daemon.stopped":
+            return event.at
+        # It crashed: its last account of a schedule is what can be held against it.
+        return max((slot_at for slot_at in _accounts(reader, event.seq)), default=event.at)
+    return 0
+
+
+def _accounts(reader: LedgerReader, after: int) -> Iterator[int]:
+    for event in reader.events(types=("slot.opened", "slot.closed"), after=after):
+        if event.body["kind"] == "scheduled":
+            yield int(event.body.get("last_due", event.body["due"]))
+
+
+def slot_findings(reader: LedgerReader, since: int, until: int) -> list[Finding]:
+    """Firings without a slot, slots without a firing."""
+    from perdure.daemon.schedule import schedule_from_text
+    from perdure.state import projections
+    from perdure.state.accounting import verify_slots
+
+    first_loaded = {row.task: row.first_loaded for row in projections.tasks(reader)}
+
+    def expected(task: str, text: str, after: int, until: int) -> Iterator[int]:
+        return schedule_from_text(text, first_loaded.get(task, 0)).between(after, until)
+
+    return list(verify_slots(reader, expected, since=since, until=until))

@@ -1,0 +1,105 @@
+"""What a person corrects: standing instructions, facts, records to forget, payloads to erase; each becomes ledger events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from perdure.errors import PerdureError
+from perdure.state.events import JSON, MemoryCorrected, MemoryForgotten, MemoryPinned, MemoryUnpinned
+from perdure.state.retention import erase
+
+if TYPE_CHECKING:
+    from perdure.daemon.clock import Identifiers
+    from perdure.state.ledger import Ledger
+    from perdure.state.reading import LedgerReader
+
+PIN_CHARACTERS_MAX = 4_000  # pinned text goes into every context, verbatim
+Answer = dict[str, JSON]
+
+
+def pin(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, text: str, task: str | None = None) -> Answer:
+    """Keep a standing instruction: it stands verbatim in every later context of `task` (None: of every task)."""
+    del now
+    if not text.strip() or len(text) > PIN_CHARACTERS_MAX:
+        cause = f"it has {len(text):,} characters" if text.strip() else "it is empty"
+        raise PerdureError(
+            "pin",
+            "the instruction",
+            cause,
+            f"Say it in 1 to {PIN_CHARACTERS_MAX:,} characters: it costs tokens in every session",
+        )
+    name = identifiers.new()
+    ledger.commit(MemoryPinned(pin=name, task=task, uid=uid, payload={"text": text}))
+    return {"pin": name, "task": task}
+
+
+def unpin(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, pin: str) -> Answer:
+    """Let go of a standing instruction; `pin` is its id or the beginning or end of it."""
+    del identifiers, now
+    fitting = [
+        name
+        for name in pins(ledger.reader)
+        if name.lower().startswith(pin.lower()) or name.lower().endswith(pin.lower())
+    ]
+    if len(fitting) != 1 or not pin:
+        cause = f"several fit: {', '.join(fitting)}" if fitting and pin else "none of that id is in force"
+        raise PerdureError("unpin", f"the instruction {pin}", cause, "`perdure memory pins` lists them")
+    ledger.commit(MemoryUnpinned(pin=fitting[0], uid=uid))
+    return {"pin": fitting[0]}
+
+
+def correct(
+    ledger: Ledger,
+    identifiers: Identifiers,
+    now: int,
+    uid: int,
+    *,
+    subject: str,
+    attribute: str,
+    value: str,
+    task: str | None = None,
+) -> Answer:
+    """Put a fact right: from the next compaction on, this is its value, and the old one is history."""
+    del identifiers, now
+    fact: dict[str, JSON] = {"subject": subject, "attribute": attribute, "value": value}
+    (event,) = ledger.commit(MemoryCorrected(task=task, uid=uid, payload=fact))
+    return {**fact, "task": task, "seq": event.seq}
+
+
+def forget(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, record: str) -> Answer:
+    """Never show or rebuild this memory record again. The ledger's own events stay (see `erase`)."""
+    del identifiers, now
+    (event,) = ledger.commit(MemoryForgotten(record=record, uid=uid))
+    return {"record": record, "seq": event.seq}
+
+
+def erase_payloads(
+    ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, seqs: Sequence[int], reason: str
+) -> Answer:
+    """Take the payloads of these events away for good; their hashes stay in the chain, with tombstones that say who and why."""
+    del identifiers, now
+    if not reason.strip():
+        raise PerdureError("erase", "payloads", "no reason is given", "Say why with --reason: auditors will ask")
+    erase(ledger, seqs, reason=reason, uid=uid)
+    return {"erased": list(seqs)}
+
+
+def pins(reader: LedgerReader) -> Mapping[str, tuple[str | None, int, int]]:
+    """The standing instructions in force, oldest first: id -> (task, sequence number, microseconds UTC)."""
+    held: dict[str, tuple[str | None, int, int]] = {}
+    for event in reader.events(types=("memory.pinned", "memory.unpinned")):
+        if event.type == "memory.pinned":
+            held[event.body["pin"]] = (event.body.get("task"), event.seq, event.at)
+        else:
+            held.pop(event.body["pin"], None)
+    return held
+
+
+OPERATIONS: Mapping[str, Callable[..., Answer]] = {
+    "memory.pin": pin,
+    "memory.unpin": unpin,
+    "memory.correct": correct,
+    "memory.forget": forget,
+    "ledger.erase": erase_payloads,
+}
