@@ -51,14 +51,16 @@ class AnchorWriter:
         os.close(self._file)
 
 
-def anchors(state_dir: Path) -> Iterator[Anchored]:
-    """Every whole line, in order; torn ones are passed over."""
+def anchors(state_dir: Path, bytes_max: int | None = None) -> Iterator[Anchored]:
+    """Every whole line within the first `bytes_max` bytes, in order; torn ones are passed over."""
     try:
         file = (state_dir / NAME).open("rb")
     except FileNotFoundError:
         return
     with file:
         while line := file.readline(_LINE_BYTES_MAX):
+            if bytes_max is not None and file.tell() > bytes_max:
+                return
             if (anchored := _parsed(line)) is not None:
                 yield anchored
 

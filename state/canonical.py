@@ -115,18 +115,19 @@ def _plain(value: Any) -> Any:
 def _converted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _converted(item) for key, item in value.items()}
-    if isinstance(value, (str, bool, int, float)) or value is None:
-        return value if type(value) in (str, bool, int, float, type(None)) else _base(value)
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, (str, int, float)):
+        return _base(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_converted(item) for item in value]
     raise CannotEncode(f"{type(value).__name__} is not a JSON type")
 
 
 def _base(value: str | float) -> str | int | float:
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind.__call__(value) if kind is not str else str.__str__(value)  # type: ignore[arg-type]
-    raise CannotEncode(f"{type(value).__name__} is not a JSON type")
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def _text(value: str) -> JSON:

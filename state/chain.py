@@ -24,9 +24,7 @@ def link(seq: int, at: int, type: str, body: str, payload_hash: str | None, prev
     """
     payload = "null" if payload_hash is None else f'"{payload_hash}"'
     previous = "null" if prev is None else f'"{prev}"'
-    text = (
-        f'{{"algorithm":"sha256","at":{at},"body":{body},"payload":{payload},"prev":{previous},"seq":{seq},"type":"{type}"}}'
-    )
+    text = f'{{"algorithm":"sha256","at":{at},"body":{body},"payload":{payload},"prev":{previous},"seq":{seq},"type":"{type}"}}'
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 

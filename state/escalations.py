@@ -92,12 +92,20 @@ def grants(reader: LedgerReader, task: str | None = None, active_only: bool = Tr
     for row in reader.rows(sql, *([] if task is None else [task])):
         payload = reader.payload(row[8])
         pattern = payload.get("pattern") if isinstance(payload, dict) else None
-        found.append(GrantRow(*row, pattern if isinstance(pattern, dict) else None))
+        grant, task_, tool, rule, uid, given_at, revoked_at, revoked_uid, seq = row
+        found.append(
+            GrantRow(
+                grant, task_, tool, rule, uid, given_at, revoked_at, revoked_uid, seq,
+                pattern if isinstance(pattern, dict) else None,
+            )
+        )  # fmt: skip
     return found
 
 
 def _row(row: tuple[Any, ...]) -> EscalationRow:
-    return EscalationRow(*row[:9], bool(row[9]), *row[10:])
+    values = list(row)
+    values[9] = bool(values[9])  # parks
+    return EscalationRow(*values)
 
 
 # -- how events change the tables -------------------------------------------------------------------------------------
@@ -106,7 +114,9 @@ def _row(row: tuple[Any, ...]) -> EscalationRow:
 def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
     body = event.body
     about = f"question {body['escalation']}"
-    row = db.execute("SELECT digest, task, tool, state, attempt FROM actions WHERE action = ?", (body["action"],)).fetchone()
+    row = db.execute(
+        "SELECT digest, task, tool, state, attempt FROM actions WHERE action = ?", (body["action"],)
+    ).fetchone()
     if row is None:
         raise LedgerRefused("no-such-action", about, f"action {body['action']} was never proposed")
     if row[:3] != (body["digest"], body["task"], body["tool"]):
@@ -118,7 +128,8 @@ def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
     if body["expires"] <= event.at:
         raise LedgerRefused("expired", about, "it would have expired before it was asked")
     same = db.execute(
-        "SELECT escalation FROM escalations WHERE task = ? AND digest = ? AND state = 'open'", (body["task"], body["digest"])
+        "SELECT escalation FROM escalations WHERE task = ? AND digest = ? AND state = 'open'",
+        (body["task"], body["digest"]),
     ).fetchone()
     if same:
         raise LedgerRefused("must-join", about, f"question {same[0]} about the same action is open", "Join it")
@@ -140,7 +151,9 @@ def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("escalation-answered", about, f"it is {state}", "Ask anew")
     row = db.execute("SELECT digest, task, state FROM actions WHERE action = ?", (body["action"],)).fetchone()
     if row is None or row != (digest, task, "escalated"):
-        raise LedgerRefused("action-mismatch", about, f"action {body['action']} is not an escalated action with the same digest")
+        raise LedgerRefused(
+            "action-mismatch", about, f"action {body['action']} is not an escalated action with the same digest"
+        )
     own = db.execute(
         "SELECT 1 FROM escalations WHERE escalation = ? AND action = ?", (body["escalation"], body["action"])
     ).fetchone()
@@ -205,11 +218,15 @@ def use_approval(db: sqlite3.Connection, escalation: str, action: str, digest: s
     """Spend the one attempt that this approval authorises, or refuse."""
     asked, for_digest, state, valid_until = _question(db, escalation, about, "action, digest, state, valid_until")
     if state != "approved":
-        raise LedgerRefused("not-approved", about, f"question {escalation} is {state}", "One approval authorises one attempt")
+        raise LedgerRefused(
+            "not-approved", about, f"question {escalation} is {state}", "One approval authorises one attempt"
+        )
     if asked != action or for_digest != digest:
         raise LedgerRefused("action-mismatch", about, f"question {escalation} was asked about another action")
     if event.at >= valid_until:
-        raise LedgerRefused("expired", about, f"the approval {escalation} has expired", "Expiry is final: propose the action again")
+        raise LedgerRefused(
+            "expired", about, f"the approval {escalation} has expired", "Expiry is final: propose the action again"
+        )
     db.execute("UPDATE escalations SET state = 'used' WHERE escalation = ?", (escalation,))
 
 

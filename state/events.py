@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
@@ -39,12 +38,17 @@ class Draft:
 
     def body(self) -> dict[str, JSON]:
         """The fields that the chain covers, without the payload."""
-        return {name: value for name in _field_names(type(self)) if (value := getattr(self, name)) is not None}
+        return {name: value for name in _field_names(self) if (value := getattr(self, name)) is not None}
 
 
-@cache
-def _field_names(kind: type[Draft]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.name != "payload")
+_names: dict[type[Draft], tuple[str, ...]] = {}
+
+
+def _field_names(draft: Draft) -> tuple[str, ...]:
+    kind = type(draft)
+    if kind not in _names:
+        _names[kind] = tuple(field.name for field in fields(kind) if field.name != "payload")
+    return _names[kind]
 
 
 # -- the ledger and the daemon --------------------------------------------------------------------------------------

@@ -153,15 +153,21 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
     if (body["task"], body["tool"], body["effect"], body["digest"]) != (task, tool, effect, digest):
         raise LedgerRefused("action-mismatch", about, "task, tool, effect or digest are not those that were decided on")
     if state == "intended":
-        raise LedgerRefused("intent-open", about, f"attempt {attempt} has no outcome yet", "Record how it ended, or that it is unknown")
+        raise LedgerRefused(
+            "intent-open", about, f"attempt {attempt} has no outcome yet", "Record how it ended, or that it is unknown"
+        )
     if body["attempt"] != attempt + 1:
         raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} cannot follow attempt {attempt}")
     approval = body.get("approval")
     if approval is not None:
         if decision == "deny":
-            raise LedgerRefused("denied", about, "the policies in force deny it", "An approval does not override a denial")
+            raise LedgerRefused(
+                "denied", about, "the policies in force deny it", "An approval does not override a denial"
+            )
         if state not in ("escalated", "decided", "ended") or (state == "ended" and status != "unknown"):
-            raise LedgerRefused("not-awaiting", about, f"it is {state}; an approval authorises only what it was asked for")
+            raise LedgerRefused(
+                "not-awaiting", about, f"it is {state}; an approval authorises only what it was asked for"
+            )
         _require_resuming(db, body["session"], session, about)
         use_approval(db, approval, body["action"], digest, event, about)
     elif state == "ended":
@@ -174,7 +180,10 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
             )  # fmt: skip
     elif state != "decided" or decision != "auto":
         raise LedgerRefused(
-            "undecided", about, f"it is {state} and its decision is {decision or 'missing'}", "No decision, no execution"
+            "undecided",
+            about,
+            f"it is {state} and its decision is {decision or 'missing'}",
+            "No decision, no execution",
         )
     db.execute(
         "UPDATE actions SET state = 'intended', attempt = ?, attempt_session = ?, approval = ?, status = NULL, error = NULL,"
@@ -200,7 +209,9 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
     settles = bool(body.get("settles"))
     if settles:
         if state != "ended" or status != "unknown":
-            raise LedgerRefused("not-unknown", about, f"only an unknown outcome can be settled, and it is {status or state}")
+            raise LedgerRefused(
+                "not-unknown", about, f"only an unknown outcome can be settled, and it is {status or state}"
+            )
         if body["status"] == "unknown":
             raise LedgerRefused("still-unknown", about, "an unknown outcome is settled as succeeded or failed")
     elif state != "intended":

@@ -101,7 +101,9 @@ class Ledger:
             unborn.rename(path)
             _sync_directory(path.parent)
         except (sqlite3.Error, OSError) as error:
-            raise PerdureError("create", str(path), str(error), "Check disk space and permissions: `perdure doctor`") from error
+            raise PerdureError(
+                "create", str(path), str(error), "Check disk space and permissions: `perdure doctor`"
+            ) from error
         return cls.open(path, now=now, fence=fence, entropy=entropy, redact=redact)
 
     @classmethod
@@ -133,7 +135,9 @@ class Ledger:
             raise damaged(path, error) from error
         except OSError as error:
             connection.close()
-            raise PerdureError("open", str(path), str(error), "Check disk space and permissions: `perdure doctor`") from error
+            raise PerdureError(
+                "open", str(path), str(error), "Check disk space and permissions: `perdure doctor`"
+            ) from error
         except BaseException:
             connection.close()
             raise
@@ -210,7 +214,10 @@ class Ledger:
             if latest != self.fence:
                 db.execute("ROLLBACK")
                 self._unwritable = LedgerUnwritable(
-                    "write", str(self.path), f"a newer owner has taken over (fence {latest}, ours {self.fence})", "Stop this process"
+                    "write",
+                    str(self.path),
+                    f"a newer owner has taken over (fence {latest}, ours {self.fence})",
+                    "Stop this process",
                 )
                 raise _stale(self.fence, latest)
             for drafts in groups:
@@ -278,7 +285,9 @@ class Ledger:
                 _log.exception("a subscriber of the ledger failed")
 
 
-_DISK_HINT: Final = "No action runs until it can be written: free disk space or mend permissions (`perdure doctor`), then restart"
+_DISK_HINT: Final = (
+    "No action runs until it can be written: free disk space or mend permissions (`perdure doctor`), then restart"
+)
 
 
 def _append(
@@ -299,7 +308,12 @@ def _append(
                 body[name] = redact(body[name])
     text = canonical(body).decode()
     if len(text) > chain.BODY_BYTES_MAX:
-        raise LedgerRefused("body-too-large", f"an event {draft.type}", f"its body has {len(text):,} characters", "Put long text in the payload")
+        raise LedgerRefused(
+            "body-too-large",
+            f"an event {draft.type}",
+            f"its body has {len(text):,} characters",
+            "Put long text in the payload",
+        )
     seq, payload_hash, data, salt = head.seq + 1, None, b"", b""
     if payload is not None:
         data, salt = chain.payload_bytes(payload), entropy(chain.SALT_BYTES)
@@ -336,12 +350,16 @@ def _erase(db: sqlite3.Connection, seq: int) -> None:
             (row[1],),
         ).fetchone()
         if busy:
-            raise LedgerRefused("action-open", about, f"action {row[1]} is still open ({busy[0]})", "Erase it once it has ended")
+            raise LedgerRefused(
+                "action-open", about, f"action {row[1]} is still open ({busy[0]})", "Erase it once it has ended"
+            )
     db.execute("DELETE FROM payloads WHERE seq = ?", (seq,))
 
 
 def _stale(fence: int, latest: int) -> LedgerRefused:
-    return LedgerRefused("stale-fence", "an event", f"owner {fence} was succeeded by owner {latest}", "Stop this process")
+    return LedgerRefused(
+        "stale-fence", "an event", f"owner {fence} was succeeded by owner {latest}", "Stop this process"
+    )
 
 
 def _sync_directory(path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Final
 
 from perdure.errors import PerdureError
 from perdure.state import chain
-from perdure.state.anchor import last_anchor
+from perdure.state.anchor import Anchored, last_anchor
 from perdure.state.reading import LedgerReader, read_only_uri
-from perdure.state.schema import APPLICATION_ID, SCHEMA_VERSION
+from perdure.state.schema import APPLICATION_ID, PROJECTION_TABLES, SCHEMA_VERSION
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -20,7 +20,7 @@ _BUSY_SECONDS: Final = 5.0
 RESTORE_HINT: Final = "Put a backup in its place with `perdure restore FILE`; the damaged file is kept beside it"
 
 
-def connect_to_write(path: Path) -> sqlite3.Connection:
+def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.Connection:
     """The one connection that writes and checkpoints (WAL, synchronous=FULL). Raises PerdureError."""
     check_file(path)
     try:
@@ -32,6 +32,8 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
             set_pragmas(connection)
             check_schema(connection, path)
             check_tail(connection, path)
+            if check_projections:
+                check_projection_tables(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -81,7 +83,9 @@ def check_file(path: Path) -> None:
     except FileNotFoundError:
         raise _missing(path) from None
     except OSError as error:
-        raise PerdureError("open", str(path), error.strerror or str(error), "Check its permissions: `perdure doctor`") from error
+        raise PerdureError(
+            "open", str(path), error.strerror or str(error), "Check its permissions: `perdure doctor`"
+        ) from error
     if size == 0:
         raise PerdureError("open", str(path), "the file is empty: it was cut off", RESTORE_HINT)
     if not header.startswith(_MAGIC[: len(header)]):
@@ -94,7 +98,9 @@ def check_file(path: Path) -> None:
     expected = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
     wal = _wal(path)
     if size < expected and not (wal.exists() and wal.stat().st_size):  # with a WAL, pages may still be on their way
-        raise PerdureError("open", str(path), f"the file is truncated: {size:,} of {expected:,} bytes are left", RESTORE_HINT)
+        raise PerdureError(
+            "open", str(path), f"the file is truncated: {size:,} of {expected:,} bytes are left", RESTORE_HINT
+        )
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -110,6 +116,15 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise PerdureError("open", str(path), "its tables of events are gone", RESTORE_HINT)
 
 
+def check_projection_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse to go on without the tables that invariants are checked against."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    missing = sorted(set(PROJECTION_TABLES) - tables)
+    if missing or connection.execute("SELECT COUNT(*) FROM ledger").fetchone()[0] == 0:
+        what = f"its tables {', '.join(missing)} are gone" if missing else "its projections are empty"
+        raise PerdureError("open", str(path), what, "Make them anew from the events: `perdure ledger rebuild`")
+
+
 def check_tail(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse to go on from a tail that does not verify, or that is older than the anchor knows."""
     reader = LedgerReader(connection)
@@ -118,7 +133,9 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
         raise PerdureError("open", str(path), "it holds no event, not even its first", RESTORE_HINT)
     prev: str | None = None
     for seq, at, type_, body, payload_hash, hash_ in reversed(
-        reader.rows("SELECT seq, at, type, body, payload_hash, hash FROM events ORDER BY seq DESC LIMIT ?", _TAIL_EVENTS)
+        reader.rows(
+            "SELECT seq, at, type, body, payload_hash, hash FROM events ORDER BY seq DESC LIMIT ?", _TAIL_EVENTS
+        )
     ):
         if (prev is not None or seq == 1) and chain.link(seq, at, type_, body, payload_hash, prev) != hash_:
             raise PerdureError(
@@ -130,7 +147,7 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
     if anchor is None:
         return
     found = reader.rows("SELECT hash FROM events WHERE seq = ?", anchor.seq)
-    if not found or found[0][0] != anchor.hash:
+    if (not found or found[0][0] != anchor.hash) and not _restored_since(reader, anchor):
         cause = (
             f"it ends at event {head.seq}, but the anchor knows event {anchor.seq}: its tail was deleted or an older file put here"
             if not found
@@ -140,6 +157,15 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
             "open", str(path), cause,
             "See what `perdure verify` says; `perdure restore FILE` accepts a file on purpose, as a new epoch",
         )  # fmt: skip
+
+
+def _restored_since(reader: LedgerReader, anchor: Anchored) -> bool:
+    """Whether the ledger says that a restore gave this anchored event up (and a crash kept the new epoch from the anchor)."""
+    try:
+        first = reader.rows("SELECT MIN(seq) FROM ledger WHERE epoch > ?", anchor.epoch)[0][0]
+    except sqlite3.OperationalError:
+        return False
+    return first is not None and anchor.seq >= first
 
 
 def damaged(path: Path, error: sqlite3.Error) -> PerdureError:
@@ -153,7 +179,9 @@ def damaged(path: Path, error: sqlite3.Error) -> PerdureError:
 def _missing(path: Path) -> PerdureError:
     if last_anchor(path.parent) is not None:
         return PerdureError("open", str(path), "the file is gone, but its anchor is there", RESTORE_HINT)
-    return PerdureError("open", str(path), "there is no such file", "Make a workspace with `perdure init DIR` and start `perdure run`")
+    return PerdureError(
+        "open", str(path), "there is no such file", "Make a workspace with `perdure init DIR` and start `perdure run`"
+    )
 
 
 def _wal(path: Path) -> Path:

@@ -33,7 +33,9 @@ class Owner:
             # Close-on-exec: a tool that outlived its daemon must not go on holding the lock.
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise PerdureError("lock", str(path), error.strerror or str(error), "Check permissions: `perdure doctor`") from error
+            raise PerdureError(
+                "lock", str(path), error.strerror or str(error), "Check permissions: `perdure doctor`"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -92,14 +92,19 @@ def resolve(reader: LedgerReader, kind: str, text: str) -> str:
     if found:
         shown = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
         raise PerdureError("find", f"the {kind} {text}", f"several fit: {shown}", "Give more of the id")
-    raise PerdureError("find", f"the {kind} {text}", "no id begins or ends like that", "`perdure status` and `perdure ledger tail` show ids")
+    raise PerdureError(
+        "find",
+        f"the {kind} {text}",
+        "no id begins or ends like that",
+        "`perdure status` and `perdure ledger tail` show ids",
+    )
 
 
 def _ledger_opened(db: sqlite3.Connection, event: Event) -> None:
     body = event.body
     last = db.execute("SELECT MAX(epoch) FROM ledger").fetchone()[0]
-    if body["epoch"] != (last or 0) + 1:
-        raise LedgerRefused("epoch", f"epoch {body['epoch']}", f"the ledger is in epoch {last or 0}")
+    if body["epoch"] <= (last or 0):  # a restore skips the epochs of branches that it gives up
+        raise LedgerRefused("epoch", f"epoch {body['epoch']}", f"the ledger is already in epoch {last}")
     db.execute(
         "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)",
         (body["epoch"], body["workspace"], body["version"], body.get("restored_from"), event.seq, event.at),

@@ -69,7 +69,8 @@ class LedgerReader:
         limit: int | None = None,
     ) -> Iterator[Event]:
         """Events with `after` < seq <= `until` that match all that is given, in order, read a page at a time."""
-        where, fixed = ["seq > ?", "seq <= ?"], []
+        where = ["seq > ?", "seq <= ?"]
+        fixed: list[object] = []
         for column, value in (("action", action), ("session", session), ("task", task)):
             if value is not None:
                 # Only the most selective index is worth using: a unary plus hides the others from the query planner.

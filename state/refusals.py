@@ -8,7 +8,9 @@ from perdure.errors import PerdureError
 class LedgerRefused(PerdureError):
     """An invariant forbids this event; nothing of its transaction was written. `rule` is a stable word for machines."""
 
-    def __init__(self, rule: str, object: str, cause: str, hint: str = "Nothing was written; read the current state first") -> None:
+    def __init__(
+        self, rule: str, object: str, cause: str, hint: str = "Nothing was written; read the current state first"
+    ) -> None:
         super().__init__("record", object, cause, hint)
         self.rule = rule
 

@@ -66,7 +66,9 @@ def sessions(reader: LedgerReader, task: str | None = None, limit: int | None = 
     """Sessions, newest first."""
     bound = -1 if limit is None else limit
     if task is None:
-        return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions ORDER BY seq_opened DESC LIMIT ?", bound)]
+        return [
+            SessionRow(*row) for row in reader.rows("SELECT * FROM sessions ORDER BY seq_opened DESC LIMIT ?", bound)
+        ]
     sql = "SELECT * FROM sessions WHERE task = ? ORDER BY seq_opened DESC LIMIT ?"
     return [SessionRow(*row) for row in reader.rows(sql, task, bound)]
 
@@ -136,7 +138,10 @@ def session_closed(db: sqlite3.Connection, event: Event) -> None:
     ).fetchone()
     if intent:
         raise LedgerRefused(
-            "intent-open", about, f"action {intent[0]} has an intent and no outcome", "Record its outcome, or that it is unknown"
+            "intent-open",
+            about,
+            f"action {intent[0]} has an intent and no outcome",
+            "Record its outcome, or that it is unknown",
         )
     db.execute(
         "UPDATE sessions SET status = ?, reason = ?, steps = ?, tokens = ?, cost_usd = ?, duration_us = ?, closed_at = ?,"

@@ -59,7 +59,9 @@ def paused(reader: LedgerReader, task: str) -> str | None:
     return next((row[0] for row in reader.rows(sql, task)), None)
 
 
-def slots(reader: LedgerReader, task: str | None = None, open_only: bool = False, limit: int | None = None) -> list[SlotRow]:
+def slots(
+    reader: LedgerReader, task: str | None = None, open_only: bool = False, limit: int | None = None
+) -> list[SlotRow]:
     """Slots, newest due first; with `open_only` those without an outcome, oldest due first (the order in which they run)."""
     where = ["outcome IS NULL"] if open_only else []
     parameters: list[object] = []
@@ -158,15 +160,21 @@ def slot_closed(db: sqlite3.Connection, event: Event) -> None:
 
 def _refuse_known(db: sqlite3.Connection, slot_id: str | None, task: str, kind: str, due: int, last_due: int) -> None:
     if slot_id is not None and db.execute("SELECT 1 FROM slots WHERE slot = ?", (slot_id,)).fetchone():
-        raise LedgerRefused("slot-known", f"slot {slot_id}", "this firing already has its slot", "A slot is opened once")
+        raise LedgerRefused(
+            "slot-known", f"slot {slot_id}", "this firing already has its slot", "A slot is opened once"
+        )
     if kind != "scheduled":  # only a schedule promises one firing per moment; two manual runs may share one
         return
     overlapping = db.execute(
-        "SELECT slot FROM slots WHERE task = ? AND kind = ? AND due <= ? ORDER BY due DESC LIMIT 1", (task, kind, last_due)
+        "SELECT slot FROM slots WHERE task = ? AND kind = ? AND due <= ? ORDER BY due DESC LIMIT 1",
+        (task, kind, last_due),
     ).fetchone()
-    if overlapping and db.execute(
-        "SELECT 1 FROM slots WHERE slot = ? AND last_due >= ?", (overlapping[0], due)
-    ).fetchone():
+    if (
+        overlapping
+        and db.execute("SELECT 1 FROM slots WHERE slot = ? AND last_due >= ?", (overlapping[0], due)).fetchone()
+    ):
         raise LedgerRefused(
-            "slot-overlap", f"slot {slot_id or task}", f"the firings {due}..{last_due} are covered by slot {overlapping[0]}"
+            "slot-overlap",
+            f"slot {slot_id or task}",
+            f"the firings {due}..{last_due} are covered by slot {overlapping[0]}",
         )

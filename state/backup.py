@@ -1,0 +1,200 @@
+"""Backups that verify, restores that show, and projections made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from perdure.errors import PerdureError
+from perdure.state.anchor import NAME as ANCHOR_NAME
+from perdure.state.anchor import AnchorWriter, anchors
+from perdure.state.events import Event, LedgerOpened
+from perdure.state.ledger import Ledger
+from perdure.state.opening import connect_to_read, connect_to_write, damaged
+from perdure.state.ownership import Owner
+from perdure.state.projections import rebuild
+from perdure.state.reading import Head, LedgerReader
+from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import SCHEMA_VERSION
+from perdure.state.verification import Report, verify
+
+ANCHOR_SUFFIX: Final = ".anchor"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did: up to which event of the backup, the new epoch, and where the file that it replaced now lies."""
+
+    head: Head
+    epoch: int
+    replaced: Path | None
+
+
+def backup(state_dir: Path, target: Path) -> Head:
+    """Copy the ledger, also while a daemon writes it, to `target` and its anchor to `target`.anchor; returns its head.
+
+    The copy is whole or not there: it is made beside the target, synced and renamed. Raises PerdureError.
+    """
+    if target.exists():
+        raise PerdureError(
+            "back up to", str(target), "the file exists", "Name a new file; old backups are never overwritten"
+        )
+    anchor_target = target.with_name(target.name + ANCHOR_SUFFIX)
+    unborn = target.with_name(target.name + ".new")
+    try:
+        unborn.unlink(missing_ok=True)
+        with contextlib.closing(connect_to_read(state_dir / "ledger.db")) as source:
+            os.close(os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
+            with contextlib.closing(sqlite3.connect(unborn, isolation_level=None)) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, no log beside it
+                copy.execute("PRAGMA synchronous = EXTRA")
+                head = LedgerReader(copy).head()
+        with anchor_target.open("wb") as file:
+            for anchored in anchors(state_dir):
+                if anchored.seq <= head.seq:
+                    file.write(anchored.line())
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(unborn)
+        unborn.rename(target)
+        _sync(target.parent)
+    except (sqlite3.Error, OSError) as error:
+        unborn.unlink(missing_ok=True)
+        raise PerdureError("back up to", str(target), str(error), "Check disk space and permissions there") from error
+    return head
+
+
+def check_backup(file: Path, work_in: Path) -> tuple[Path, Report]:
+    """Copy a backup into a new directory below `work_in` and verify it there; returns the directory, which the caller owns."""
+    staging = Path(tempfile.mkdtemp(prefix="restore-", dir=work_in))
+    try:
+        shutil.copyfile(file, staging / "ledger.db")
+        wal = file.with_name(file.name + "-wal")
+        if wal.exists():
+            shutil.copyfile(wal, staging / "ledger.db-wal")
+        anchor = file.with_name(file.name + ANCHOR_SUFFIX)
+        if anchor.exists():
+            shutil.copyfile(anchor, staging / ANCHOR_NAME)
+        return staging, verify(staging)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise PerdureError(
+            "read", str(file), error.strerror or str(error), "Name a file that `perdure backup` wrote"
+        ) from error
+
+
+def restore(
+    file: Path, state_dir: Path, *, owner: Owner, now: Callable[[], int], version: str, accept_unanchored: bool = False
+) -> Restored:
+    """Put a backup in the ledger's place, as a new epoch that the ledger and the anchor both show.
+
+    The backup is verified first; a ledger that it replaces is kept beside it. `owner` holds the workspace's lock. A file
+    without an anchor of its own is refused unless `accept_unanchored`. A crash at any point leaves the old ledger, or the
+    new one, or neither with the hint to restore again. Raises PerdureError.
+    """
+    staging, report = check_backup(file, state_dir)
+    try:
+        excused = {"no-anchor"} if accept_unanchored else set()
+        wrong = [finding for finding in report.findings if finding.grave and finding.kind not in excused]
+        if wrong:
+            raise PerdureError(
+                "restore", str(file), "; ".join(str(finding) for finding in wrong[:3]),
+                "Take another backup; `--accept-unanchored` takes a file whose .anchor file is lost",
+            )  # fmt: skip
+        path, head = state_dir / "ledger.db", report.head
+        epoch = max([report.epoch, *(anchored.epoch for anchored in anchors(state_dir))]) + 1
+        with Ledger.open(staging / "ledger.db", now=now, fence=owner.fence) as ledger:
+            workspace = ledger.reader.rows("SELECT workspace FROM ledger ORDER BY epoch DESC LIMIT 1")[0][0]
+            ledger.commit(
+                LedgerOpened(
+                    workspace=workspace, epoch=epoch, schema=SCHEMA_VERSION, version=version,
+                    restored_from=f"{head.seq} {head.hash}",
+                )
+            )  # fmt: skip
+        _sync(staging / "ledger.db")
+        replaced = _set_aside(path, epoch)
+        (staging / "ledger.db").rename(path)
+        if not any(
+            True for _ in anchors(state_dir)
+        ):  # restored onto a new machine: what the backup knew is all there is
+            with contextlib.closing(AnchorWriter(state_dir)) as writer:
+                for anchored in anchors(staging):
+                    if anchored.seq <= head.seq:
+                        writer.append(anchored)
+        _sync(state_dir)
+        # Opening it appends the new epoch's head to the anchor.
+        Ledger.open(path, now=now, fence=owner.fence).close()
+    except (sqlite3.Error, OSError) as error:
+        raise PerdureError(
+            "restore", str(file), str(error), "Check disk space and permissions, then restore again"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Restored(head, epoch, replaced)
+
+
+def rebuild_projections(state_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+    """Make all projections anew from the events, in one transaction; returns how many events were replayed.
+
+    The caller holds the workspace's lock. Raises PerdureError where the events themselves are not sound.
+    """
+    path = state_dir / "ledger.db"
+    with contextlib.closing(connect_to_write(path, check_projections=False)) as connection:
+        reader = LedgerReader(connection)
+        total, done = reader.head().seq, 0
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+
+            def counted() -> Iterator[Event]:
+                nonlocal done
+                for event in reader.events():
+                    yield event
+                    done += 1
+                    if progress is not None and (done % 1000 == 0 or done == total):
+                        progress(done, total)
+
+            rebuild(connection, counted())
+            connection.execute("COMMIT")
+        except LedgerRefused as error:
+            connection.execute("ROLLBACK")
+            raise PerdureError(
+                "rebuild",
+                str(path),
+                f"{error.object}: {error.cause}",
+                "The events are not sound: see what `perdure verify` says",
+            ) from error
+        except sqlite3.Error as error:
+            raise damaged(path, error) from error
+    return done
+
+
+def _set_aside(path: Path, epoch: int) -> Path | None:
+    """Keep the ledger that is about to be replaced, with its log, under another name."""
+    if not path.exists():
+        return None
+    with contextlib.suppress(PerdureError, sqlite3.Error):
+        connect_to_write(path).close()  # closing carries the log into the file
+    kept = path.with_name(f"{path.name}.replaced-{epoch}")
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists():  # a log that could not be carried over must never be applied to the file that comes next
+        wal.rename(kept.with_name(kept.name + "-wal"))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
+    os.link(path, kept)
+    return kept
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,130 @@
+"""Whether the projections say what the events say: replay the events into a fresh database and compare, row by row."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from perdure.state.events import Event
+from perdure.state.projections import apply
+from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, TRUTH, statements
+
+DIFFERENCES_SHOWN_MAX: Final = 5  # per table; one cause usually shows in many rows
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row that differs. `stored` or `replayed` is None where that side has no such row."""
+
+    table: str
+    key: tuple[Any, ...]
+    stored: tuple[Any, ...] | None
+    replayed: tuple[Any, ...] | None
+
+    def __str__(self) -> str:
+        key = "/".join(str(part) for part in self.key)
+        if self.stored is None:
+            return f"{self.table} {key} is missing: the events lead to {self.replayed}"
+        if self.replayed is None:
+            return f"{self.table} {key} has no event behind it: {self.stored}"
+        return f"{self.table} {key} is {self.stored}, but the events lead to {self.replayed}"
+
+
+class Replay:
+    """A fresh set of projections in a temporary file (constant memory), fed event by event."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="perdure-verify-")
+        self.connection = sqlite3.connect(Path(self._directory.name) / "replay.db", isolation_level=None)
+        self.connection.execute("PRAGMA journal_mode = OFF")  # thrown away at the end: no durability, no rollback
+        self.connection.execute("PRAGMA synchronous = OFF")
+        for statement in statements(PROJECTIONS):
+            self.connection.execute(statement)
+        self.connection.execute("BEGIN")
+
+    def feed(self, event: Event) -> str | None:
+        """Apply one event; returns why it could never have been written here, or None."""
+        try:
+            apply(self.connection, event)
+        except LedgerRefused as refused:
+            return f"{refused.object}: {refused.cause}"
+        except (KeyError, TypeError, sqlite3.IntegrityError) as error:
+            return f"its body does not fit its type ({type(error).__name__}: {error})"
+        return None
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self._directory.cleanup()
+
+
+def differences(stored: sqlite3.Connection, replayed: sqlite3.Connection) -> Iterator[Difference]:
+    """Every difference between two sets of projections, table by table in key order, at most a few per table."""
+    for table in PROJECTION_TABLES:
+        try:
+            yield from itertools.islice(_table_differences(stored, replayed, table), DIFFERENCES_SHOWN_MAX)
+        except sqlite3.OperationalError as error:
+            yield Difference(table, (str(error),), None, ())
+
+
+def schema_differences(stored: sqlite3.Connection) -> list[str]:
+    """Tables, indexes and triggers that are not as Perdure made them (a dropped trigger lets events be edited)."""
+    fresh = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for statement in statements(TRUTH + PROJECTIONS):
+            fresh.execute(statement)
+        expected, found = _objects(fresh), _objects(stored)
+    finally:
+        fresh.close()
+    missing = [f"{kind} {name} is missing" for kind, name in expected.keys() - found.keys()]
+    added = [f"{kind} {name} was added" for kind, name in found.keys() - expected.keys() if kind == "trigger"]
+    changed = [
+        f"{kind} {name} was changed"
+        for kind, name in expected.keys() & found.keys()
+        if expected[kind, name] != found[kind, name]
+    ]
+    return sorted(missing + added + changed)
+
+
+def _objects(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    rows = db.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return {(kind, name): " ".join(sql.split()) for kind, name, sql in rows}
+
+
+def _table_differences(stored: sqlite3.Connection, replayed: sqlite3.Connection, table: str) -> Iterator[Difference]:
+    info = replayed.execute(f'PRAGMA table_info("{table}")').fetchall()
+    keys = [index for _, index in sorted((column[5], index) for index, column in enumerate(info) if column[5])]
+    columns = ", ".join(f'"{column[1]}"' for column in info)
+    order = ", ".join(f'"{info[index][1]}"' for index in keys)
+    sql = f'SELECT {columns} FROM "{table}" ORDER BY {order}'  # noqa: S608 - names come from our own schema
+    left, right = iter(stored.execute(sql)), iter(replayed.execute(sql))
+
+    def key(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(row[index] for index in keys)
+
+    mine, theirs = next(left, None), next(right, None)
+    while mine is not None or theirs is not None:
+        if mine is None or (theirs is not None and key(theirs) < key(mine)):
+            assert theirs is not None
+            yield Difference(table, key(theirs), None, theirs)
+            theirs = next(right, None)
+        elif theirs is None or key(mine) < key(theirs):
+            yield Difference(table, key(mine), mine, None)
+            mine = next(left, None)
+        else:
+            if mine != theirs:
+                yield Difference(table, key(mine), mine, theirs)
+            mine, theirs = next(left, None), next(right, None)

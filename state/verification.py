@@ -1,0 +1,285 @@
+"""Whether the ledger is whole and true: chain, anchor, payloads, projections. Streams: constant memory at any length."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from perdure.errors import PerdureError
+from perdure.state import chain
+from perdure.state.anchor import NAME, Anchored, anchors
+from perdure.state.events import Event
+from perdure.state.opening import connect_to_read
+from perdure.state.parity import Replay, differences, schema_differences
+from perdure.state.reading import Head, LedgerReader
+
+PAGE_ROWS: Final = 1000
+FINDINGS_MAX: Final = 100  # of one kind; a cut in the middle would otherwise name every later event
+_SEARCHES_MAX: Final = 3  # how often a displaced event is looked for: each search reads the whole ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it was written. `kind` is a stable word, `seq` the event (0: the file as a whole). A finding
+    that is not `grave` is a fact to know, such as a tail that a crash left unanchored."""
+
+    seq: int
+    kind: str
+    detail: str
+    grave: bool = True
+
+    def __str__(self) -> str:
+        return f"{f'event {self.seq}: ' if self.seq else ''}{self.kind}: {self.detail}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What verification found. `anchored` is the last event that the anchor vouches for."""
+
+    findings: list[Finding] = field(default_factory=list)
+    events: int = 0
+    payloads: int = 0
+    erased: int = 0
+    head: Head = field(default_factory=lambda: Head(0, "", 0))
+    epoch: int = 0
+    anchored: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Nothing grave was found."""
+        return not any(finding.grave for finding in self.findings)
+
+    def add(self, seq: int, kind: str, detail: str, *, grave: bool = True) -> None:
+        """Note one finding, unless there are plenty of its kind."""
+        if sum(1 for finding in self.findings if finding.kind == kind) < FINDINGS_MAX:
+            self.findings.append(Finding(seq, kind, detail, grave))
+
+
+def verify(
+    state_dir: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    parity: bool = True,
+    heads: Iterable[Anchored] = (),
+) -> Report:
+    """Check the ledger under `state_dir` from its first event to its last, also while a daemon writes it.
+
+    `heads` are anchors kept elsewhere (the journal, another machine). `parity` replays all events and compares the
+    projections. Raises nothing for a damaged ledger: what is wrong is a finding.
+    """
+    path = state_dir / "ledger.db"
+    report = Report()
+    # Lines that are there before the snapshot is taken speak of events that the snapshot must hold.
+    anchor_bytes = _size(state_dir / NAME)
+    try:
+        connection = connect_to_read(path)
+    except PerdureError as error:
+        report.add(0, "unreadable", f"{error.cause}. {error.hint}")
+        return report
+    with contextlib.closing(connection), contextlib.ExitStack() as stack:
+        replay = stack.enter_context(Replay()) if parity else None
+        try:
+            connection.execute("BEGIN")
+            for (text,) in connection.execute("PRAGMA quick_check(20)"):
+                if text != "ok":
+                    report.add(0, "corrupt", str(text))
+            for text in schema_differences(connection):
+                report.add(0, "schema-changed", text)
+            reader = LedgerReader(connection)
+            openings = _check_chain(reader, report, replay, progress)
+            _check_anchor(reader, report, anchors(state_dir, anchor_bytes), openings, grave_when_missing=True)
+            _check_anchor(reader, report, heads, openings, grave_when_missing=False)
+            _check_payloads(connection, report)
+            if replay is not None:
+                for difference in differences(connection, replay.connection):
+                    report.add(0, "projection-differs", f"{difference}. Mend with `perdure ledger rebuild`")
+        except sqlite3.DatabaseError as error:
+            report.add(0, "corrupt", f"{error}. Put a backup in its place with `perdure restore FILE`")
+    return report
+
+
+def _check_chain(
+    reader: LedgerReader, report: Report, replay: Replay | None, progress: Callable[[int, int], None] | None
+) -> list[tuple[int, int]]:
+    """Follow the chain. Returns (epoch, seq of its ledger.opened) for every epoch."""
+    total = reader.rows("SELECT COALESCE(MAX(seq), 0) FROM events")[0][0]
+    previous, expected, searches = None, 1, 0
+    openings: list[tuple[int, int]] = []
+    for row in _rows(reader.connection):
+        seq, at, type_, body, payload_hash, hash_, *columns = row
+        if seq != expected:
+            count = seq - expected
+            report.add(expected, "deleted", f"{count} event{'s' * (count > 1)} before event {seq} are gone")
+        elif chain.link(seq, at, type_, body, payload_hash, previous) != hash_:
+            place = None
+            if searches < _SEARCHES_MAX:
+                searches += 1
+                place = _place_of(reader.connection, seq, previous)
+            if place is not None:
+                report.add(seq, "reordered", f"the event that belongs here stands at {place}")
+            else:
+                report.add(seq, "edited", f"its hash does not fit what it says ({type_})")
+        event = _parsed(seq, at, type_, body, payload_hash, hash_)
+        if event is None:
+            report.add(seq, "edited", "its body is not a JSON object")
+        else:
+            if [event.body.get(name) for name in ("session", "task", "action")] != columns:
+                report.add(seq, "column-changed", "session, task or action beside the body are not the body's")
+            if type_ == "ledger.opened":
+                openings.append((int(event.body.get("epoch", 0)), seq))
+            if replay is not None and (why := replay.feed(event)):
+                report.add(seq, "impossible", why)
+        previous, expected = hash_, seq + 1
+        report.events += 1
+        report.head = Head(seq, hash_, at)
+        if progress is not None and (report.events % PAGE_ROWS == 0 or seq == total):
+            progress(seq, total)
+    if report.events == 0:
+        report.add(0, "deleted", "there is no event at all")
+    report.epoch = openings[-1][0] if openings else 0
+    return openings
+
+
+def _check_anchor(
+    reader: LedgerReader,
+    report: Report,
+    lines: Iterable[Anchored],
+    openings: list[tuple[int, int]],
+    *,
+    grave_when_missing: bool,
+) -> None:
+    """Compare heads that were noted outside the file with the events that are in it."""
+    given_up: dict[int, int] = {}  # first event after a restore -> last event that it gave up
+    last: Anchored | None = None
+    seen = lost = 0
+    for line in lines:
+        seen += 1
+        if last is not None and grave_when_missing and (line.epoch, line.seq) < (last.epoch, last.seq):
+            report.add(
+                line.seq,
+                "anchor-disordered",
+                f"the anchor goes back from {last.seq} to {line.seq} in epoch {line.epoch}",
+            )
+        last = line
+        restart = next((seq for epoch, seq in openings if epoch > line.epoch), None)
+        if restart is not None and line.seq >= restart:
+            given_up[restart] = max(given_up.get(restart, 0), line.seq)
+            continue
+        found = reader.rows("SELECT hash FROM events WHERE seq = ?", line.seq)
+        if not found:
+            lost = max(lost, line.seq)
+        elif found[0][0] != line.hash:
+            report.add(
+                line.seq, "replaced", "another event was anchored here: the file was replaced, or its chain rebuilt"
+            )
+        elif line.epoch == report.epoch:
+            report.anchored = max(report.anchored, line.seq)
+    if lost:
+        _report_lost_tail(reader, report, lost)
+    for restart, seq in given_up.items():
+        detail = f"a restore gave up the events {restart}..{seq} that were anchored before"
+        report.add(restart, "restored", detail, grave=False)
+    if not grave_when_missing:
+        return
+    if seen == 0:
+        report.add(0, "no-anchor", "the anchor is missing or empty: a deleted tail would not show")
+    elif not lost and report.anchored < report.head.seq:
+        report.add(
+            report.anchored + 1, "not-anchored",
+            f"the last {report.head.seq - report.anchored} events are not anchored yet (a crash, or a commit going on)", grave=False,
+        )  # fmt: skip
+
+
+def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
+    """The anchor knows events that the file does not have. Its own projections tell which way they went."""
+    seq = report.head.seq
+    marks = reader.rows(
+        "SELECT MAX(m) FROM (SELECT MAX(seq) AS m FROM ledger UNION ALL SELECT MAX(seq_opened) FROM sessions"
+        " UNION ALL SELECT MAX(seq_proposed) FROM actions UNION ALL SELECT MAX(seq_ended) FROM actions"
+        " UNION ALL SELECT MAX(seq_closed) FROM sessions UNION ALL SELECT MAX(seq) FROM payloads)"
+    )[0][0]
+    if (marks or 0) > seq:
+        report.add(seq + 1, "tail-deleted", f"events {seq + 1}..{lost} were anchored and are gone from the file")
+    else:
+        report.add(
+            seq + 1,
+            "older-file",
+            f"the file ends at event {seq}, but events up to {lost} were anchored: its tail was deleted or an older file put in its place",
+        )  # noqa: E501
+
+
+def _check_payloads(db: sqlite3.Connection, report: Report) -> None:
+    """Every payload is the one that its event vouches for, or was erased by a later event."""
+    rows = db.execute(
+        "SELECT e.seq, e.payload_hash, p.seq, p.encoding, p.salt, p.data FROM events e LEFT JOIN payloads p ON p.seq = e.seq"
+        " WHERE e.payload_hash IS NOT NULL ORDER BY e.seq"
+    )
+    tombstones = _Tombstones(db)
+    for seq, payload_hash, present, encoding, salt, data in rows:
+        if present is None:
+            if seq in tombstones:
+                report.erased += 1
+            else:
+                report.add(seq, "payload-deleted", "its payload is gone, and no tombstone says why")
+            continue
+        report.payloads += 1
+        try:
+            fits = chain.salted_hash(salt, chain.unpack(encoding, data)) == payload_hash
+        except (ValueError, TypeError):
+            fits = False
+        if not fits:
+            report.add(seq, "payload-changed", "its payload is not the one that was recorded")
+        if seq in tombstones:
+            report.add(seq, "payload-returned", "it was erased, and a payload is there again")
+    strays = "SELECT p.seq FROM payloads p LEFT JOIN events e USING (seq) WHERE e.payload_hash IS NULL ORDER BY p.seq LIMIT 20"
+    for (seq,) in db.execute(strays):
+        report.add(seq, "payload-stray", "a payload that no event vouches for")
+
+
+class _Tombstones:
+    """The erased sequence numbers, looked up in the events themselves: the projection might lie."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __contains__(self, seq: int) -> bool:
+        row = self._db.execute("SELECT seq FROM erasures WHERE erased = ?", (seq,)).fetchone()
+        if row is None:
+            return False
+        body = self._db.execute("SELECT body FROM events WHERE seq = ? AND type = 'payload.erased'", row).fetchone()
+        return body is not None and chain.parse(body[0]).get("erased") == seq  # type: ignore[union-attr]
+
+
+def _rows(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    cursor = db.execute(
+        "SELECT seq, at, type, body, payload_hash, hash, session, task, action FROM events ORDER BY seq"
+    )
+    while page := cursor.fetchmany(PAGE_ROWS):
+        yield from page
+
+
+def _place_of(db: sqlite3.Connection, seq: int, previous: str | None) -> int | None:
+    """Where the event stands that follows `previous` as number `seq`, if it is still in the file."""
+    for other, at, type_, body, payload_hash, hash_, *_ in _rows(db):
+        if other != seq and chain.link(seq, at, type_, body, payload_hash, previous) == hash_:
+            return int(other)
+    return None
+
+
+def _parsed(seq: int, at: int, type_: str, body: str, payload_hash: str | None, hash_: str) -> Event | None:
+    try:
+        value = chain.parse(body)
+    except (ValueError, RecursionError):
+        return None
+    return Event(seq, at, type_, value, payload_hash, hash_) if isinstance(value, dict) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
