@@ -67,7 +67,9 @@ def supervised(repository: Path, eventually: Callable[..., Any]) -> Iterator[Cal
             "PERDURE_WORKSPACE": str(workspace),
             "PERDURE_STATE": str(state),
         }
-        with subprocess.Popen([BIN / "supervisord", "-c", configuration], env=environment, cwd=home, umask=0o077) as process:
+        with subprocess.Popen(
+            [BIN / "supervisord", "-c", configuration], env=environment, cwd=home, umask=0o077
+        ) as process:
             try:
                 yield Supervised(state, process)
             finally:
