@@ -134,7 +134,10 @@ def read_document(content: bytes, file: str) -> tuple[Node | None, Complaints]:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(0, 0)
         context = f" {error.context}" if error.context else ""
-        complaints.add(place, f"{error.problem}{context}", "YAML (indented by spaces; quote text that holds `: ` or starts with a sign)")
+        found = f"{error.problem}{context}".removeprefix("found ")
+        if 0 < place.line <= len(complaints.lines) and complaints.lines[place.line - 1][place.column - 1 : place.column] == "\t":
+            found = "a tab"
+        complaints.add(place, found, "YAML (indented by spaces; quote text that holds `: ` or starts with a sign)")
     except yaml.YAMLError as error:
         complaints.add(Place(0, 0), str(error), "YAML")
     return None, complaints
