@@ -26,7 +26,19 @@ _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 
 READ = READ_FILE | READ_DIR
 RUN = READ | EXECUTE
-WRITE = RUN | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM | REFER | TRUNCATE
+WRITE = (
+    RUN
+    | WRITE_FILE
+    | REMOVE_DIR
+    | REMOVE_FILE
+    | MAKE_DIR
+    | MAKE_REG
+    | MAKE_SOCK
+    | MAKE_FIFO
+    | MAKE_SYM
+    | REFER
+    | TRUNCATE
+)
 _OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 _HANDLED_SINCE = {1: (1 << 13) - 1, 2: REFER, 3: TRUNCATE, 5: IOCTL_DEV}  # ABI -> rights that it brought
 
@@ -102,7 +114,13 @@ def _grant(ruleset: int, path: str, rights: int) -> None:
         if not stat.S_ISDIR(mode):
             rights &= _OF_A_FILE
         if rights:
-            _call(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_RULE_PATH_BENEATH), struct.pack("=Qi", rights, descriptor), ctypes.c_uint32(0))
+            _call(
+                _ADD_RULE,
+                ctypes.c_int(ruleset),
+                ctypes.c_int(_RULE_PATH_BENEATH),
+                struct.pack("=Qi", rights, descriptor),
+                ctypes.c_uint32(0),
+            )
     finally:
         os.close(descriptor)
 

@@ -78,7 +78,15 @@ async def run_program(orders: Orders, *, state_dir: Path, action: str) -> Ended:
         ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _BOOTSTRAP, str(Path(perdure.__file__).parent.parent), str(theirs.fileno())),
+                *(
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _BOOTSTRAP,
+                    str(Path(perdure.__file__).parent.parent),
+                    str(theirs.fileno()),
+                ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -100,7 +108,9 @@ async def run_program(orders: Orders, *, state_dir: Path, action: str) -> Ended:
             await asyncio.wait([work])
 
 
-async def _attend(process: asyncio.subprocess.Process, ours: socket.socket, orders: Orders, state_dir: Path, action: str) -> Ended:
+async def _attend(
+    process: asyncio.subprocess.Process, ours: socket.socket, orders: Orders, state_dir: Path, action: str
+) -> Ended:
     assert process.stdout is not None and process.stderr is not None
     flood = asyncio.Event()
     stdout, stderr = _Kept(orders.output_bytes_max, flood), _Kept(orders.output_bytes_max, flood)
@@ -111,7 +121,11 @@ async def _attend(process: asyncio.subprocess.Process, ours: socket.socket, orde
         await asyncio.wait([report, flooded], timeout=orders.seconds_max, return_when=asyncio.FIRST_COMPLETED)
         cut = None
         if not report.done():
-            cut = f"more than {_FLOOD_BYTES} bytes of output" if flood.is_set() else f"no end after {orders.seconds_max:g} s"
+            cut = (
+                f"more than {_FLOOD_BYTES} bytes of output"
+                if flood.is_set()
+                else f"no end after {orders.seconds_max:g} s"
+            )
             _hang_up(ours)
         ending = asyncio.gather(report, pipes, process.wait())
         try:
@@ -225,5 +239,7 @@ class _Kept:
         tail = bytes(self._tail[-self._half :]) if self._half else b""
         if left_out <= 0:
             return Output(text=(bytes(self._head) + tail).decode(errors="replace"), total=self._total, truncated=False)
-        text = f"{self._head.decode(errors='replace')}\n[… {left_out} bytes left out …]\n{tail.decode(errors='replace')}"
+        text = (
+            f"{self._head.decode(errors='replace')}\n[… {left_out} bytes left out …]\n{tail.decode(errors='replace')}"
+        )
         return Output(text=text, total=self._total, truncated=True)

@@ -26,11 +26,27 @@ _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, o
 _NUMBERS: Mapping[str, tuple[int, Mapping[str, int]]] = {
     "x86_64": (
         0xC000003E,
-        {"socket": 41, "kill": 62, "rt_sigqueueinfo": 129, "tkill": 200, "tgkill": 234, "rt_tgsigqueueinfo": 297, "prlimit64": 302},
+        {
+            "socket": 41,
+            "kill": 62,
+            "rt_sigqueueinfo": 129,
+            "tkill": 200,
+            "tgkill": 234,
+            "rt_tgsigqueueinfo": 297,
+            "prlimit64": 302,
+        },
     ),
     "aarch64": (
         0xC00000B7,
-        {"socket": 198, "kill": 129, "rt_sigqueueinfo": 138, "tkill": 130, "tgkill": 131, "rt_tgsigqueueinfo": 240, "prlimit64": 261},
+        {
+            "socket": 198,
+            "kill": 129,
+            "rt_sigqueueinfo": 138,
+            "tkill": 130,
+            "tgkill": 131,
+            "rt_tgsigqueueinfo": 240,
+            "prlimit64": 261,
+        },
     ),
 }
 _EVERYWHERE = {"pidfd_send_signal": 424, "io_uring_setup": 425}
@@ -52,7 +68,13 @@ def filter_system_calls(*, network: bool, daemon: int) -> None:
 
     handle = _Program(len(program) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_MODE_FILTER), ctypes.byref(handle), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+    if libc.prctl(
+        ctypes.c_int(_PR_SET_SECCOMP),
+        ctypes.c_ulong(_MODE_FILTER),
+        ctypes.byref(handle),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+    ):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
 

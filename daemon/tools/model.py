@@ -50,12 +50,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What one attempt is given. `action` is the idempotency key; `attempt` counts from 1; `seconds_max` bounds it."""
+    """What one attempt is given. `action` is the idempotency key; `attempt` counts from 1; `seconds_max` bounds it; `scope`
+    is whose memory the task sees: its own name, or `workspace`."""
 
     action: str
     session: str
     attempt: int
     seconds_max: float
+    scope: str = "workspace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
