@@ -3,12 +3,15 @@ of results."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from perdure.daemon.config import Config, SecretReference
 from perdure.errors import PerdureError
+from perdure.state.events import JSON
 
 CREDENTIAL_BYTES_MAX: Final = 65_536
 REDACTED_LENGTH_MIN: Final = 4  # shorter secrets would redact ordinary text everywhere
@@ -70,3 +73,38 @@ def holds_secret(text: str, secrets: Mapping[str, str]) -> str | None:
         if len(value) >= REDACTED_LENGTH_MIN and value in text:
             return name
     return None
+
+
+def known_secrets(config: Config) -> dict[str, str]:
+    """Every secret that the configuration names and that can be had now, name to value."""
+    names = {name for tool in config.tools.values() for name in tool.credentials} | set(config.http.secrets)
+    if isinstance(config.notify.webhook, SecretReference):
+        names.add(config.notify.webhook.secret)
+    model = config.model
+    while model is not None:
+        names |= {model.key} if model.key is not None else set()
+        model = model.fallback
+    secrets = {}
+    for name in sorted(names):
+        with contextlib.suppress(PerdureError):
+            secrets[name] = credential(name)
+    return secrets
+
+
+def redactor(config: Config) -> Callable[[JSON], JSON]:
+    """A function that takes the values of the configuration's secrets out of any JSON, keys included."""
+    secrets = known_secrets(config)
+    return lambda value: redacted(value, secrets)
+
+
+def redacted(value: JSON, secrets: Mapping[str, str]) -> JSON:
+    """`value` with each secret's value replaced in every text of it."""
+    if not secrets:
+        return value
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, list):
+        return [redacted(each, secrets) for each in value]
+    if isinstance(value, dict):
+        return {redact(key, secrets): redacted(each, secrets) for key, each in value.items()}
+    return value
