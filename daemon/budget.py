@@ -260,11 +260,10 @@ class Budget:
 
     def settle(self, reply: Reply, request: Request | None = None) -> Charged:
         """Charge what the call really cost and give the rest back. `request` names the reservation where several are open;
-        without it the oldest is meant. A call that failed, or whose provider gave no count, is charged in full."""
+        without it the oldest is meant. A call whose provider gave no count (it failed, it timed out) is charged in full."""
         reservation = self._take(request)
         usage = reply.usage
-        told = reply.failed is None and usage is not None
-        if told and usage is not None and usage.input_tokens is not None and usage.output_tokens is not None:
+        if usage is not None and usage.input_tokens is not None and usage.output_tokens is not None:
             tokens, nano_usd = usage.input_tokens + usage.output_tokens, _nano_up(reply.usd)
         else:
             tokens, nano_usd = reservation.tokens, reservation.nano_usd

@@ -1,13 +1,111 @@
-"""Where an argument's value came from. Pure: texts in, sources out."""
+"""Where an argument's value came from. Pure: texts in, sources out.
+
+A model cannot be asked where it has a value from, so its arguments are searched for in what it was shown: a value, or a
+distinctive part of one (an address, a URL, a path, a longer word), that stands in a text counts as coming from there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from perdure.state.events import JSON
 
 _TRUST = {"instruction": 0, "person": 1, "config": 2, "memory": 3, "model": 5}
 _TOOL_TRUST = 4
+
+WORD_CHARACTERS_MIN = 6
+WHOLE_CHARACTERS_MIN = 3  # a shorter value ("a", "22") stands everywhere by chance
+PARTS_MAX = 2_000
+
+TOKEN_CHARACTERS_MAX = 512  # the patterns below are tried on tokens of at most this length, so that none costs too much
+
+_TOKEN = re.compile(r"[^\s\"'<>()\[\]{},;|]+")
+_DISTINCTIVE = (
+    re.compile(r"(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?"),  # an IPv4 address or network
+    re.compile(r"(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:/\d{1,3})?"),  # an IPv6 address or network
+    re.compile(r"[\w.+-]+@[\w.-]+\.\w+"),  # an e-mail address
+    re.compile(r"(?<=://)[^/?#]+"),  # the host of a URL
+    re.compile(r"[\w-]+(?:\.[\w-]+)+"),  # a host or file name
+    re.compile(r"[\w.@%+~-]*(?:/[\w.@%+~-]+)+/?"),  # a path
+)
+_WORD = re.compile(rf"\w{{{WORD_CHARACTERS_MIN},}}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a planner was shown: the instruction, what memory recalled, and (tool, text) for each result of a tool that is
+    not trusted."""
+
+    instruction: str = ""
+    recalled: Sequence[str] = ()
+    outputs: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 def by_trust(sources: Iterable[str]) -> tuple[str, ...]:
     """The sources without repetition, most trusted first: instruction, person, config, memory, tools, model."""
     return tuple(sorted(set(sources), key=lambda source: (_TRUST.get(source, _TOOL_TRUST), source)))
+
+
+def of_model(args: Mapping[str, JSON], shown: Shown) -> dict[str, tuple[str, ...]]:
+    """The sources of each argument that a model proposed: always `model`, and every text that it can have it from."""
+    instruction = shown.instruction.casefold()
+    texts = [("memory", text.casefold()) for text in shown.recalled]
+    texts += [(f"tool:{tool}", text.casefold()) for tool, text in shown.outputs]
+    found: dict[str, tuple[str, ...]] = {}
+    for name, value in args.items():
+        sources = {"model"}
+        for leaf in _leaves(value):
+            whole = leaf.casefold().strip()
+            if _stands_in(whole, instruction):
+                sources.add("instruction")
+            # what the instruction says itself does not become a tool's choice because a tool repeats it
+            parts = [part for part in distinctive_parts(whole) if part not in instruction]
+            for source, text in texts:
+                if source not in sources and (_stands_in(whole, text) or any(part in text for part in parts)):
+                    sources.add(source)
+        found[name] = by_trust(sources)
+    return found
+
+
+def distinctive_parts(text: str) -> list[str]:
+    """Parts of a text that hardly stand elsewhere by chance: URLs, addresses, paths, names with dots, longer words."""
+    folded = text.casefold()
+    parts: dict[str, None] = {}
+    for token in _TOKEN.finditer(folded):
+        if len(token[0]) > TOKEN_CHARACTERS_MAX:
+            continue
+        whole = token[0].rstrip(".:!?")
+        found = [match[0] for pattern in _DISTINCTIVE for match in pattern.finditer(whole)]
+        if found:
+            parts.update(dict.fromkeys([whole, *(part for part in found if len(part) > WHOLE_CHARACTERS_MIN)]))
+        if len(parts) >= PARTS_MAX:
+            return list(parts)[:PARTS_MAX]
+    parts.update(dict.fromkeys(match[0] for match in islice(_WORD.finditer(folded), PARTS_MAX)))
+    return list(parts)[:PARTS_MAX]
+
+
+def _stands_in(value: str, text: str) -> bool:
+    """Whether a whole value stands in a text; a short one only as a word of its own."""
+    if len(value) < WHOLE_CHARACTERS_MIN:
+        return False
+    if len(value) >= WORD_CHARACTERS_MIN:
+        return value in text
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
+
+
+def _leaves(value: JSON) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int | float):
+        yield str(value)
+    elif isinstance(value, list):
+        for element in value:
+            yield from _leaves(element)
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            yield key
+            yield from _leaves(element)

@@ -1,1 +1,48 @@
-"""Planners propose the next action: a playbook's steps, or a model."""
+"""Planners propose the next action: a playbook's steps in order, or what a language model answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perdure.daemon.config import Config
+    from perdure.daemon.planners.moves import Planner
+    from perdure.daemon.tasks import Task
+    from perdure.errors import Problem
+
+
+def build_planner(task: Task, config: Config) -> Planner:
+    """The planner that the task asks for. Raises PerdureError where it cannot work with this configuration."""
+    if task.planner == "playbook":
+        from perdure.daemon.planners.playbook import PlaybookPlanner
+
+        return PlaybookPlanner(task)
+    from perdure.daemon.planners.model import ModelPlanner
+    from perdure.errors import Problems
+
+    problems = check_planner(task, config)
+    if problems or config.model is None:
+        raise Problems("plan with", problems)
+    return ModelPlanner(config.model, task)
+
+
+def check_planner(task: Task, config: Config) -> list[Problem]:
+    """Every mistake in a task that its planner can find without running: expressions, names, model, prices, sizes."""
+    if task.planner == "playbook":
+        from perdure.daemon.planners.playbook_check import check_playbook
+
+        return check_playbook(task)
+    from perdure.daemon.planners.model import check_model
+
+    return check_model(task, config)
+
+
+def steps_paid_for(task: Task, config: Config) -> int:
+    """How many steps the task's bounds pay for at the most that a step can cost. A playbook's steps cost no tokens."""
+    from perdure.daemon.budget import steps_affordable
+
+    if task.planner == "playbook" or config.model is None:
+        return task.bounds.steps
+    from perdure.daemon.planners.model import tokens_per_step, usd_per_step
+
+    return steps_affordable(task.bounds, tokens_per_step(task, config.model), usd_per_step(task, config.model))

@@ -40,7 +40,7 @@ class Finish:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
     """What the planner said cannot be a proposal. `reason` is a code: empty, garbage, unknown-tool, bad-arguments,
-    too-long, plan-error; `detail` is told to the planner once."""
+    too-long, plan-error, provider-timeout, provider-failed; `detail` is told to the planner once."""
 
     reason: str
     detail: str
@@ -107,7 +107,8 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A planner's answer. `usage`, `usd` and `raw` are None for planners that call no model. `failed` is None, or how the
-    call itself failed (`timeout`, `failed`), in which case `move` is Malformed."""
+    call itself failed (`timeout`, `failed`), in which case `move` is Malformed; it is charged in full unless `usage` says
+    that the provider did nothing (a refused connection, a rate limit)."""
 
     move: Move
     usage: Usage | None = None

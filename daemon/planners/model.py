@@ -1,0 +1,210 @@
+"""The planner that asks a language model, any of those pydantic-ai speaks to, and believes nothing that it says unchecked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from perdure.daemon import provenance
+from perdure.daemon.config import Config, ModelConfig
+from perdure.daemon.planners import providers
+from perdure.daemon.planners.answers import move_from
+from perdure.daemon.planners.moves import Malformed, Reply, Request, Usage, View
+from perdure.daemon.planners.prices import price_usd
+from perdure.daemon.planners.prompt import Prompt, compose, overhead
+from perdure.daemon.tools.model import ToolSpec
+from perdure.errors import PerdureError, Problem
+from perdure.memory import tokens
+from perdure.state.events import JSON
+
+if TYPE_CHECKING:
+    from perdure.daemon.tasks import Task
+
+FACTOR_MARGIN = 1.02  # a factor learned from a count that was higher than ours goes this much beyond it
+FACTOR_MAX = 8.0
+RECALLED_SECTIONS = ("instruction", "constraints", "policies", "open", "slot")  # pinned text, which nobody recalled
+
+
+class ModelPlanner:
+    """Proposes what the model of `[model]` answers; where its provider cannot be reached, what the fallback answers."""
+
+    name = "model"
+
+    def __init__(self, config: ModelConfig, task: Task) -> None:
+        self._chain = tuple(_chain(config))
+        self._task = task
+        self.model: str | None = f"{config.provider}:{config.name}"
+        self.factor = max(one.factor for one in self._chain)
+        self._composed: tuple[Request, Prompt] | None = None
+
+    def overhead(self, tools: Sequence[ToolSpec]) -> int:
+        """Tokens of every call for schemas, rules and framing, times the factor."""
+        return overhead(tools, self.factor)
+
+    def request(self, view: View) -> Request:
+        """The call that `propose` makes for this view. It covers the fallbacks: the largest of their prices and caps.
+        `body` says `unpriced` where a price is not known (then `usd_max` counts it as 0)."""
+        prompt = self._compose(view)
+        prices = [price_usd(one, prompt.tokens, one.completion_tokens) for one in self._chain]
+        first = self._chain[0]
+        body: dict[str, JSON] = {
+            "provider": first.provider,
+            "model": first.name,
+            "max_tokens": first.completion_tokens,
+            "temperature": first.temperature,
+            "messages": prompt.messages(),
+            "tools": prompt.tool_list(),
+            "shortened": list(prompt.shortened),
+            "dropped": prompt.dropped,
+        }
+        if None in prices:
+            body["unpriced"] = True
+        request = Request(
+            model=f"{first.provider}:{first.name}",
+            prompt_tokens=prompt.tokens,
+            completion_cap=max(one.completion_tokens for one in self._chain),
+            usd_max=max(price or 0.0 for price in prices),
+            body=body,
+        )
+        self._composed = (request, prompt)
+        return request
+
+    async def propose(self, view: View, request: Request | None, seconds_max: float) -> Reply:
+        """One answer as a move. Raises PerdureError only for the workspace's own mistakes (no key, no package, no file)."""
+        if request is None:
+            request = self.request(view)
+        prompt = self._composed[1] if self._composed and self._composed[0] is request else self._compose(view)
+        reply = Reply(move=Malformed(reason="provider-failed", detail="no provider was asked"), failed="failed")
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds_max
+        for config in self._chain:
+            reply = await self._ask(config, view, prompt, min(max(0.0, until - clock()), config.seconds_max))
+            if (
+                reply.failed is None or reply.usage is None
+            ):  # answered, or perhaps charged for: nothing is left for another
+                break
+        return reply
+
+    def _compose(self, view: View) -> Prompt:
+        return compose(view, factor=self.factor, tokens_max=self._task.bounds.context)
+
+    async def _ask(self, config: ModelConfig, view: View, prompt: Prompt, seconds_max: float) -> Reply:
+        outcome = await providers.ask(config, prompt, config.completion_tokens, seconds_max)
+        who = f"{config.provider}:{config.name}"
+        if outcome.answer is None:
+            reason = "provider-timeout" if outcome.failed == "timeout" else "provider-failed"
+            nothing = Usage(input_tokens=0, output_tokens=0) if outcome.unprocessed else None
+            detail = f"{who}: {outcome.detail}"
+            raw: JSON = {"asked": who, "error": outcome.detail, "unprocessed": outcome.unprocessed}
+            move = Malformed(reason=reason, detail=detail)
+            return Reply(move=move, usage=nothing, raw=raw, failed=outcome.failed or "failed")
+        usage = outcome.usage
+        self._learn(usage, prompt)
+        spent_in = usage.input_tokens if usage and usage.input_tokens is not None else prompt.tokens
+        spent_out = usage.output_tokens if usage and usage.output_tokens is not None else config.completion_tokens
+        return Reply(
+            move=move_from(
+                outcome.answer, prompt.tools, completion_cap=config.completion_tokens, shown=_shown(self._task, view)
+            ),
+            usage=usage,
+            usd=price_usd(config, spent_in, spent_out) or 0.0,
+            raw=outcome.raw,
+        )
+
+    def _learn(self, usage: Usage | None, prompt: Prompt) -> None:
+        """A provider that counts more than was reserved raises the factor of the calls that follow."""
+        if usage is None or usage.input_tokens is None or usage.input_tokens <= prompt.tokens or not prompt.counted:
+            return
+        self.factor = min(FACTOR_MAX, max(self.factor, usage.input_tokens / prompt.counted * FACTOR_MARGIN))
+
+
+def check_model(task: Task, config: Config) -> list[Problem]:
+    """What keeps a task with `planner: model` from running with this configuration; empty when nothing does."""
+    where = str(task.path)
+    if config.model is None:
+        return [Problem(where, 0, 0, "planner: model, but no [model] in perdure.toml", "a [model] that says which one")]
+    problems: list[Problem] = []
+    bounds = task.bounds
+    for model in _chain(config.model):
+        who = f"{model.provider}:{model.name}"
+        problems += _provider_problems(where, model)
+        if bounds.context + model.completion_tokens > model.context_tokens:
+            found = f"context {bounds.context} + completion_tokens {model.completion_tokens} for {who}"
+            problems.append(Problem(where, 0, 0, found, f"at most its context_tokens, {model.context_tokens}"))
+        if price_usd(model, 1, 1) is None:
+            found = f"a bound of {bounds.cost_usd:g} USD on {who}, whose price is not known"
+            expected = (
+                "`prices = {input = USD, output = USD}` per million tokens in [model] (0 and 0 if it costs nothing)"
+            )
+            problems.append(Problem(where, 0, 0, found, expected))
+    needed = tokens.charged(tokens.count(task.instruction), max(one.factor for one in _chain(config.model)))
+    if needed > bounds.context:
+        found = f"an instruction of {needed} tokens"
+        problems.append(Problem(where, 0, 0, found, f"one that fits the bound on one call, context: {bounds.context}"))
+    return problems
+
+
+def tokens_per_step(task: Task, config: ModelConfig) -> int:
+    """The most that one step can cost: a full context and the longest answer."""
+    return task.bounds.context + max(one.completion_tokens for one in _chain(config))
+
+
+def usd_per_step(task: Task, config: ModelConfig) -> float:
+    """The most that one step can cost in USD; 0 where no price is known."""
+    return max(price_usd(one, task.bounds.context, one.completion_tokens) or 0.0 for one in _chain(config))
+
+
+def _provider_problems(where: str, model: ModelConfig) -> list[Problem]:
+    if model.provider == "openai-compatible":
+        return []
+    if model.provider == "local":
+        if not providers.local_server_installed():
+            found = "provider local, but the package xllamacpp is not installed"
+            return [Problem(where, 0, 0, found, 'the extra: pip install "perdure[local]"')]
+        if model.file is None or not model.file.is_file():
+            return [
+                Problem(where, 0, 0, f"no model file {model.file}", "a GGUF file; `make local-model` gets a small one")
+            ]
+        return []
+    try:
+        providers.provider_class(model.provider)
+    except PerdureError as error:
+        return [Problem(where, 0, 0, f"provider {model.provider!r}: {error.cause}", error.hint)]
+    return []
+
+
+def _chain(config: ModelConfig) -> Iterator[ModelConfig]:
+    """The model and its fallbacks, in the order configured."""
+    one: ModelConfig | None = config
+    while one is not None:
+        yield one
+        one = one.fallback
+
+
+def _shown(task: Task, view: View) -> provenance.Shown:
+    trusted = {spec.name for spec in view.tools if spec.trusted}
+    return provenance.Shown(
+        instruction=task.instruction,
+        recalled=[section.text for section in view.context.sections if section.name not in RECALLED_SECTIONS],
+        outputs=[
+            (taken.proposal.tool, text)
+            for taken in view.taken
+            if taken.proposal.tool not in trusted
+            for text in _texts(taken.result)
+        ],
+    )
+
+
+def _texts(value: JSON) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, list):
+        for element in value:
+            yield from _texts(element)
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            yield key
+            yield from _texts(element)
