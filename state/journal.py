@@ -204,8 +204,6 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
     task, tool, state, attempt, status = row
     if (task, tool) != (body["task"], body["tool"]):
         raise LedgerRefused("action-mismatch", about, "task or tool are not the action's")
-    if body["attempt"] != attempt:
-        raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} is not the last one, {attempt}")
     settles = bool(body.get("settles"))
     if settles:
         if state != "ended" or status != "unknown":
@@ -216,6 +214,8 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
             raise LedgerRefused("still-unknown", about, "an unknown outcome is settled as succeeded or failed")
     elif state != "intended":
         raise LedgerRefused("no-intent", about, f"no attempt is open: it is {state}", "Every intent ends once")
+    if body["attempt"] != attempt:
+        raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} is not the last one, {attempt}")
     db.execute(
         "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
         (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq, body["action"]),

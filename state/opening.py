@@ -29,8 +29,8 @@ def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.C
             uri=True, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=512,
         )  # fmt: skip
         try:
-            set_pragmas(connection)
             check_schema(connection, path)
+            set_pragmas(connection)
             check_tail(connection, path)
             if check_projections:
                 check_projection_tables(connection, path)

@@ -155,7 +155,7 @@ def _check_anchor(
     """Compare heads that were noted outside the file with the events that are in it."""
     given_up: dict[int, int] = {}  # first event after a restore -> last event that it gave up
     last: Anchored | None = None
-    seen = lost = 0
+    seen = lost = replaced = 0
     for line in lines:
         seen += 1
         if last is not None and grave_when_missing and (line.epoch, line.seq) < (last.epoch, last.seq):
@@ -173,6 +173,7 @@ def _check_anchor(
         if not found:
             lost = max(lost, line.seq)
         elif found[0][0] != line.hash:
+            replaced += 1
             report.add(
                 line.seq, "replaced", "another event was anchored here: the file was replaced, or its chain rebuilt"
             )
@@ -187,7 +188,7 @@ def _check_anchor(
         return
     if seen == 0:
         report.add(0, "no-anchor", "the anchor is missing or empty: a deleted tail would not show")
-    elif not lost and report.anchored < report.head.seq:
+    elif not lost and not replaced and report.anchored < report.head.seq:
         report.add(
             report.anchored + 1, "not-anchored",
             f"the last {report.head.seq - report.anchored} events are not anchored yet (a crash, or a commit going on)", grave=False,
@@ -198,9 +199,12 @@ def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
     """The anchor knows events that the file does not have. Its own projections tell which way they went."""
     seq = report.head.seq
     marks = reader.rows(
-        "SELECT MAX(m) FROM (SELECT MAX(seq) AS m FROM ledger UNION ALL SELECT MAX(seq_opened) FROM sessions"
-        " UNION ALL SELECT MAX(seq_proposed) FROM actions UNION ALL SELECT MAX(seq_ended) FROM actions"
-        " UNION ALL SELECT MAX(seq_closed) FROM sessions UNION ALL SELECT MAX(seq) FROM payloads)"
+        "SELECT MAX(seq) FROM (SELECT MAX(seq) AS seq FROM ledger UNION ALL SELECT MAX(seq_opened) FROM sessions"
+        " UNION ALL SELECT MAX(seq_closed) FROM sessions UNION ALL SELECT MAX(seq_opened) FROM slots"
+        " UNION ALL SELECT MAX(seq_closed) FROM slots UNION ALL SELECT MAX(seq_proposed) FROM actions"
+        " UNION ALL SELECT MAX(seq_intended) FROM actions UNION ALL SELECT MAX(seq_ended) FROM actions"
+        " UNION ALL SELECT MAX(seq) FROM escalations UNION ALL SELECT MAX(seq) FROM calls"
+        " UNION ALL SELECT MAX(seq) FROM grants UNION ALL SELECT MAX(seq) FROM payloads)"
     )[0][0]
     if (marks or 0) > seq:
         report.add(seq + 1, "tail-deleted", f"events {seq + 1}..{lost} were anchored and are gone from the file")
