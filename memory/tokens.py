@@ -23,7 +23,9 @@ ENCODINGS = {  # name -> SHA-256 of the table that tiktoken expects (tiktoken_ex
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
 }
-TABLE_URL = "https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"  # tiktoken's cache key; never fetched
+TABLE_URL = (
+    "https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"  # tiktoken's cache key; never fetched
+)
 
 BLANKS_MAX = 256
 LETTERS_MAX = 2_048

@@ -1,0 +1,409 @@
+"""The vector index: embeddings and nearest neighbours from the child process, kept in step with memory.db in the background,
+rebuilt into a fresh directory when damaged. Nobody waits for it: while it is not ready, the exact search of recall.py serves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from perdure.errors import PerdureError
+from perdure.memory.embedding import DIMENSIONS, MODEL_ID, Vectors
+from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
+from perdure.memory.store import Store
+
+State = Literal["idle", "starting", "rebuilding", "ready", "failed"]
+
+BATCH_VECTORS = 500
+BATCH_TEXTS = 64
+EMBED_SECONDS_MAX = 60.0
+OPEN_SECONDS_MAX = 120.0  # Chroma replays its log at open: 2.5 s for 10,000 vectors
+ASK_SECONDS_MAX = 60.0
+QUERY_SECONDS_MAX = 2.0
+DEATHS_MAX = 5  # in DEATHS_WITHIN_US; then the index rests for as long, and memory searches exactly
+DEATHS_WITHIN_US = 600_000_000
+DISCARDS_MAX = 4  # stores thrown away within DEATHS_WITHIN_US; then it waits for the next session to try again
+SAMPLE = 64  # vectors compared one by one in a health check
+CHURN_MIN = 2_000  # deleted vectors that a store carries before it is worth building anew
+
+T = TypeVar("T")
+
+
+class OnStore(Protocol):
+    """Runs a function of the store in the thread that owns it, and waits for its result."""
+
+    def __call__(self, work: Callable[[Store], T]) -> T: ...
+
+
+@dataclass(slots=True)
+class IndexStatus:
+    """How the index is: `vectors` it holds, how often it was rebuilt and its process died since the daemon started."""
+
+    state: State
+    vectors: int
+    rebuilds: int
+    deaths: int
+    reason: str = ""
+
+
+class VectorIndex:
+    """Owns the directory `index/` and the child process. Its own thread keeps the index in step; `poke` asks it to."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        identity: str,
+        on_store: OnStore,
+        now: Callable[[], int],
+        alarm: Callable[[str, str], None],
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._directory = directory
+        self._identity = f"{identity}/{MODEL_ID}"
+        self._on_store = on_store
+        self._now = now
+        self._alarm = alarm
+        self._idle_seconds = idle_seconds
+        self._spawning = threading.Lock()
+        self._changed = threading.Condition()
+        self._asked = False
+        self._closing = False
+        self._child: IndexChild | None = None
+        self._opened_by: int | None = None  # pid of the child that has the current generation open
+        self._deaths: list[int] = []
+        self._discarded: list[int] = []
+        self._touching: str = ""  # the generation that a running request works on; a death then blames it
+        self._synced_row = 0
+        self._deleted = 0
+        self.embedding_failure: str | None = None
+        self.status = IndexStatus("idle", 0, 0, 0)
+        self._thread = threading.Thread(target=self._keep_in_step, name="perdure-index", daemon=True)
+        self._thread.start()
+
+    # -- what sessions ask ----------------------------------------------------------------------------------------------
+
+    def embed(self, texts: Sequence[str], *, urgent: bool, seconds_max: float) -> Vectors | None:
+        """The texts' vectors, or None when that is not to be had in time; search then goes by words alone."""
+        if not texts:
+            return np.zeros((0, DIMENSIONS), dtype=np.float32)
+        try:
+            child = self._running()
+            _, data = child.ask("embed", texts=list(texts), urgent=urgent, seconds_max=seconds_max)
+        except ChildFailed as error:
+            self._note_embedding(error.cause)
+            return None
+        vectors = np.frombuffer(data, dtype="<f4")
+        if vectors.size != len(texts) * DIMENSIONS or not np.isfinite(vectors).all():
+            self._note_embedding("the embedding model answered with something else than vectors")
+            return None
+        return vectors.reshape(len(texts), DIMENSIONS)
+
+    def candidates(self, tasks: Sequence[str], vector: Vectors, limit: int) -> list[str] | None:
+        """The ids nearest to `vector` among these tasks' collections, or None while the index is not ready."""
+        child = self._child
+        if self.status.state != "ready" or child is None or child.dead or child.pid != self._opened_by:
+            self.poke()
+            return None
+        found: list[str] = []
+        try:
+            for task in tasks:
+                header, _ = child.ask(
+                    "query", collection=collection_name(task), limit=limit, blob=vector.astype("<f4").tobytes(),
+                    urgent=True, seconds_max=QUERY_SECONDS_MAX,
+                )  # fmt: skip
+                found.extend(str(id) for id in header["ids"])
+        except ChildFailed as error:
+            self.status.state, self.status.reason = "starting", error.cause
+            self._opened_by = None
+            self.poke()
+            return None
+        return found
+
+    def poke(self) -> None:
+        """There may be something new to index; returns at once."""
+        with self._changed:
+            self._asked = True
+            self._changed.notify_all()
+
+    def wait(self, seconds_max: float) -> bool:
+        """Until everything asked so far is indexed; for tests and benchmarks. False when the time is over."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._asked and self.status.state in {"ready", "failed", "idle"}, seconds_max
+            )
+
+    def close(self) -> None:
+        """End the thread and the child."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        with self._spawning:
+            if self._child is not None:
+                self._child.close()
+                self._child = None
+        self._thread.join()
+
+    # -- the child ------------------------------------------------------------------------------------------------------
+
+    def _running(self) -> IndexChild:
+        """The child, started if need be. Raises ChildFailed while it rests after too many deaths."""
+        with self._spawning:
+            if self._closing:
+                raise ChildFailed("use", "the vector index", "memory is closing", "Start Perdure again")
+            if self._child is not None and not self._child.dead:
+                return self._child
+            if self._child is not None:
+                self._bury(self._child)
+            recent = [at for at in self._deaths if at > self._now() - DEATHS_WITHIN_US]
+            if len(recent) >= DEATHS_MAX:
+                cause = f"its process died {len(recent)} times within {DEATHS_WITHIN_US // 60_000_000} minutes"
+                raise ChildFailed(
+                    "start", "the vector index", cause, "Memory searches exactly in SQLite meanwhile; see index.log"
+                )
+            try:
+                self._child = IndexChild(self._directory.with_suffix(".log"), self._idle_seconds)
+            except OSError as error:
+                raise ChildFailed(
+                    "start", "the vector index", str(error), "Memory searches by words alone meanwhile"
+                ) from error
+            return self._child
+
+    def _bury(self, child: IndexChild) -> None:
+        child.close()
+        if child.exit_code == 0:  # it was idle
+            return
+        self._deaths.append(self._now())
+        self.status.deaths += 1
+        if len(self._deaths) >= DEATHS_MAX:
+            self._alarm(
+                "index-died",
+                f"the index process died {self.status.deaths} times; see {self._directory.with_suffix('.log')}",
+            )
+
+    def _note_embedding(self, reason: str) -> None:
+        if self.embedding_failure is None and not self._closing and "EmbeddingUnavailable" in reason:
+            self._alarm("memory-words-only", f"memory searches by words alone: {reason}")
+            self.embedding_failure = reason
+
+    # -- keeping in step ------------------------------------------------------------------------------------------------
+
+    def _keep_in_step(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._asked or self._closing)
+                if self._closing:
+                    return
+                self._asked = False
+            try:
+                self._embed_backlog()
+                self._step()
+                self._set_state("ready")
+            except ChildFailed as error:
+                self._fail(error.cause)
+            except (PerdureError, OSError, ValueError, KeyError) as error:
+                self._discard(str(error))
+            except RuntimeError:  # the store's thread is gone: memory is closing
+                if not self._closing:
+                    raise
+
+    def _fail(self, cause: str) -> None:
+        """The child died or refused. If it was at work on the store, the store is to blame: the next one builds a new one."""
+        if self._closing:
+            return
+        if self._touching:
+            self._discard(cause)
+            return
+        self._set_state("failed", cause)
+
+    def _discard(self, cause: str) -> None:
+        self._discarded = [at for at in self._discarded if at > self._now() - DEATHS_WITHIN_US] + [self._now()]
+        self._touching, self._opened_by = "", None
+        with contextlib.suppress(OSError):
+            (self._directory / "current").unlink(missing_ok=True)
+        if len(self._discarded) > DISCARDS_MAX:
+            self._alarm("index-failed", f"the vector index cannot be kept, memory searches exactly: {cause}")
+            self._set_state("failed", cause)
+            return
+        self._set_state("starting", cause)
+        self._alarm("index-rebuilt", f"the vector index is made again from memory.db: {cause}")
+        self.poke()
+
+    def _set_state(self, state: State, reason: str = "") -> None:
+        with self._changed:
+            self.status.state, self.status.reason = state, reason
+            self._changed.notify_all()
+
+    def _embed_backlog(self) -> None:
+        while not self._closing and self.embedding_failure is None:
+            rows = self._on_store(lambda store: store.without_vector(BATCH_TEXTS))
+            if not rows:
+                return
+            vectors = self.embed([text for _, text in rows], urgent=False, seconds_max=EMBED_SECONDS_MAX)
+            if vectors is None:
+                raise ChildFailed("embed", "new records", "the index process did not answer", "It is tried again")
+            self._on_store(partial(_keep_vectors, ids=[id for id, _ in rows], vectors=vectors))
+
+    def _step(self) -> None:
+        """Bring the index to what memory.db holds now."""
+        child = self._running()
+        if self._opened_by != child.pid:
+            self._open(child)
+        else:
+            self._catch_up(child)
+
+    def _open(self, child: IndexChild) -> None:
+        """Open the current generation and check it id by id; without one, or with a bad one, build the next."""
+        if self.status.state != "rebuilding":
+            self._set_state("starting")
+        generation = self._current()
+        fresh = generation is None
+        if generation is None:
+            generation = self._next_generation()
+            self._set_state("rebuilding")
+            self.status.rebuilds += 1
+        self._touching = generation
+        child.ask(
+            "open", directory=str(self._directory / generation), identity=self._identity, seconds_max=OPEN_SECONDS_MAX
+        )
+        row = self._on_store(lambda store: store.last_vector_row())
+        self._on_store(_forget_removed)
+        total = 0
+        for task in self._on_store(lambda store: store.tasks_with_vectors()):
+            total += self._match(child, task, fresh=fresh)
+        self._touching = ""
+        if fresh:
+            _write_whole(self._directory / "current", generation)
+        self._sweep(generation)
+        self._synced_row, self._deleted, self._opened_by = row, 0, child.pid
+        self.status.vectors = total
+        self._catch_up(child)
+
+    def _match(self, child: IndexChild, task: str, *, fresh: bool) -> int:
+        """Make one collection hold exactly what memory.db holds. Raises ValueError when the store is not worth mending."""
+        name = collection_name(task)
+        wanted = self._on_store(lambda store: store.vector_ids(task))
+        held = (
+            []
+            if fresh
+            else [str(id) for id in child.ask("ids", collection=name, seconds_max=ASK_SECONDS_MAX)[0]["ids"]]
+        )
+        there, here = set(held), set(wanted)
+        missing = [id for id in wanted if id not in there]
+        extra = [id for id in held if id not in here]
+        if not fresh:
+            if len(missing) + len(extra) > max(CHURN_MIN, len(wanted) // 2):
+                raise ValueError(f"{len(missing)} vectors are missing and {len(extra)} are not ours")
+            self._compare_sample(child, name, [id for id in wanted if id in there])
+        for start in range(0, len(extra), BATCH_VECTORS):
+            child.ask("delete", collection=name, ids=extra[start : start + BATCH_VECTORS], seconds_max=ASK_SECONDS_MAX)
+        for start in range(0, len(missing), BATCH_VECTORS):
+            self._upsert(child, name, missing[start : start + BATCH_VECTORS])
+        return len(wanted)
+
+    def _compare_sample(self, child: IndexChild, name: str, ids: list[str]) -> None:
+        sample = ids[:: max(1, len(ids) // SAMPLE)][:SAMPLE]
+        if not sample:
+            return
+        header, data = child.ask("vectors", collection=name, ids=sample, seconds_max=ASK_SECONDS_MAX)
+        held = dict(zip(header["ids"], np.frombuffer(data, dtype="<f4").reshape(-1, DIMENSIONS), strict=True))
+        wanted = self._on_store(lambda store: store.vectors(sample))
+        for id, vector in wanted.items():
+            if id not in held or float(np.dot(held[id], vector)) < 0.999:
+                raise ValueError(f"the vector of {id} is another one than in memory.db")
+
+    def _catch_up(self, child: IndexChild) -> None:
+        """Index what came since, drop what was removed."""
+        generation = self._current()
+        self._touching = generation or ""
+        removed = self._on_store(_forget_removed)
+        for id, task in removed:
+            child.ask("delete", collection=collection_name(task), ids=[id], seconds_max=ASK_SECONDS_MAX)
+        self._deleted += len(removed)
+        after = self._synced_row
+        rows, last = self._on_store(lambda store: store.vectors_after(after))
+        by_task: dict[str, list[str]] = {}
+        for id, task in rows:
+            by_task.setdefault(task, []).append(id)
+        for task, ids in by_task.items():
+            for start in range(0, len(ids), BATCH_VECTORS):
+                self._upsert(child, collection_name(task), ids[start : start + BATCH_VECTORS])
+        self._touching = ""
+        self._synced_row = last
+        self.status.vectors += len(rows) - len(removed)
+        if self._deleted > max(CHURN_MIN, self.status.vectors):
+            raise ValueError(f"{self._deleted} deleted vectors bloat it")
+
+    def _upsert(self, child: IndexChild, collection: str, ids: list[str]) -> None:
+        if self._closing:
+            raise ChildFailed("index", "new records", "memory is closing", "They are indexed at the next start")
+        vectors = self._on_store(lambda store: store.vectors(ids))
+        kept = [id for id in ids if id in vectors]
+        if kept:
+            blob = np.stack([vectors[id] for id in kept]).astype("<f4").tobytes()
+            child.ask("upsert", collection=collection, ids=kept, blob=blob, seconds_max=ASK_SECONDS_MAX)
+
+    # -- generations ----------------------------------------------------------------------------------------------------
+
+    def _current(self) -> str | None:
+        """The directory of the generation in use, if there is one. Whatever else stands in its place is none."""
+        try:
+            name = (self._directory / "current").read_text(encoding="ascii", errors="replace")[:32].strip()
+        except OSError:
+            return None
+        return name if re.fullmatch(r"\d{1,9}", name) and (self._directory / name).is_dir() else None
+
+    def _next_generation(self) -> str:
+        if self._directory.is_symlink() or (self._directory.exists() and not self._directory.is_dir()):
+            self._directory.unlink()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        numbers = [int(each.name) for each in self._directory.iterdir() if re.fullmatch(r"\d{1,9}", each.name)]
+        return str(max(numbers, default=0) + 1)
+
+    def _sweep(self, generation: str) -> None:
+        """Remove what is neither the generation in use nor its pointer."""
+        for each in self._directory.iterdir():
+            if each.name in {"current", generation}:
+                continue
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
+def collection_name(task: str) -> str:
+    """A name that Chroma accepts, for any task (empty: records of no task)."""
+    return "t" + hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _keep_vectors(store: Store, ids: list[str], vectors: Vectors) -> None:
+    with store.transaction():
+        store.add_vectors(ids, vectors)
+
+
+def _forget_removed(store: Store) -> list[tuple[str, str]]:
+    with store.transaction():
+        return store.take_removed()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, encoding="ascii")
+    draft.replace(path)
+
+
+def status_words(status: IndexStatus) -> dict[str, Any]:
+    """The index's state as plain values, for `perdure status` and metrics."""
+    return {
+        "state": status.state, "vectors": status.vectors, "rebuilds": status.rebuilds, "deaths": status.deaths,
+        "reason": status.reason,
+    }  # fmt: skip

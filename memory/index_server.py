@@ -1,0 +1,181 @@
+"""The child process that owns Chroma and onnxruntime: `python -P -m perdure.memory.index_server DIRECTORY PARENT IDLE`.
+
+Opening a damaged Chroma store can kill whoever opens it; here that is nobody's loss. It answers messages (frames.py) on
+standard input and output, embeds in one thread and searches in another, so that neither waits for the other, and exits when
+idle, when the daemon ends, or at the end of its input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+Message: TypeAlias = tuple[dict[str, Any], bytes]
+
+PR_SET_PDEATHSIG = 1
+# The WAL takes so many vectors before Chroma writes the HNSW segment: with its default a kill destroys the store for good.
+SYNC_THRESHOLD = 1_000_000
+SEARCH_BREADTH = 200  # HNSW's ef: wide enough that small collections are searched exactly
+URGENT, LATER = 0, 1
+
+
+class Server:
+    """Two lanes of work, one output."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._sending = threading.Lock()
+        self._embedding: queue.PriorityQueue[tuple[int, int, Message]] = queue.PriorityQueue()
+        self._indexing: queue.PriorityQueue[tuple[int, int, Message]] = queue.PriorityQueue()
+        self.last_message = threading.Event()
+
+    def serve(self) -> None:
+        """Read messages until the input ends."""
+        from perdure.memory.frames import receive
+
+        for name, lane, do in (("embed", self._embedding, self._embed()), ("index", self._indexing, self._index())):
+            threading.Thread(target=self._work, args=(lane, do), name=name, daemon=True).start()
+        order = 0
+        while (message := receive(self._incoming)) is not None:
+            self.last_message.set()
+            order += 1
+            lane = self._embedding if message[0]["do"] == "embed" else self._indexing
+            lane.put((URGENT if message[0].get("urgent") else LATER, order, message))
+
+    def _work(
+        self, lane: queue.PriorityQueue[tuple[int, int, Message]], do: Callable[[dict[str, Any], bytes], Message]
+    ) -> None:
+        from perdure.memory.frames import send
+
+        while True:
+            _, _, (header, blob) = lane.get()
+            try:
+                answer, data = do(header, blob)
+                answer["ok"] = True
+            except Exception as error:  # noqa: BLE001  whatever Chroma or onnxruntime raises goes back as words
+                answer, data = {"ok": False, "error": f"{type(error).__name__}: {error}"[:2_000]}, b""
+            self.last_message.set()
+            with self._sending:
+                send(self._outgoing, {**answer, "id": header["id"]}, data)
+
+    @staticmethod
+    def _embed() -> Callable[[dict[str, Any], bytes], Message]:
+        model: list[Any] = []
+
+        def do(header: dict[str, Any], _: bytes) -> Message:
+            if not model:
+                from perdure.memory.embedding import MiniLM
+
+                model.append(MiniLM())
+            return {}, model[0].embed(header["texts"]).astype("<f4").tobytes()
+
+        return do
+
+    @staticmethod
+    def _index() -> Callable[[dict[str, Any], bytes], Message]:
+        chroma: list[Chroma] = []
+
+        def do(header: dict[str, Any], blob: bytes) -> Message:
+            if header["do"] == "open":
+                chroma[:] = [Chroma(Path(header["directory"]), header["identity"])]
+                return {"collections": chroma[0].names()}, b""
+            if not chroma:
+                raise RuntimeError("no index is open")
+            return chroma[0].do(header, blob)
+
+        return do
+
+
+class Chroma:
+    """One Chroma store: a collection for each task, named by it, holding ids and unit vectors and nothing else."""
+
+    def __init__(self, directory: Path, identity: str) -> None:
+        import chromadb
+        from chromadb.config import Settings
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._identity = identity
+        self._client = chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+
+    def names(self) -> list[str]:
+        """The collections of this ledger and model; others are dropped."""
+        mine = []
+        for collection in self._client.list_collections():
+            if (collection.metadata or {}).get("identity") == self._identity:
+                mine.append(collection.name)
+            else:
+                self._client.delete_collection(collection.name)
+        return mine
+
+    def do(self, header: dict[str, Any], blob: bytes) -> Message:
+        """One request on one collection."""
+        import numpy as np
+
+        collection = self._client.get_or_create_collection(
+            header["collection"],
+            embedding_function=None,
+            metadata={"identity": self._identity},
+            configuration={"hnsw": {"space": "cosine", "sync_threshold": SYNC_THRESHOLD, "ef_search": SEARCH_BREADTH}},
+        )
+        ids: list[str] = header.get("ids", [])
+        match header["do"]:
+            case "ids":
+                return {"ids": collection.get(include=[])["ids"]}, b""
+            case "upsert":
+                collection.upsert(ids=ids, embeddings=np.frombuffer(blob, dtype="<f4").reshape(len(ids), -1))
+            case "delete":
+                collection.delete(ids=ids)
+            case "vectors":
+                found = collection.get(ids=ids, include=["embeddings"])
+                return {"ids": found["ids"]}, np.asarray(found["embeddings"], dtype="<f4").tobytes()
+            case "query":
+                count = min(int(header["limit"]), collection.count())
+                if count == 0:
+                    return {"ids": []}, b""
+                vector = np.frombuffer(blob, dtype="<f4").reshape(1, -1)
+                return {"ids": collection.query(query_embeddings=vector, n_results=count, include=[])["ids"][0]}, b""
+            case unknown:
+                raise ValueError(f"unknown request {unknown}")
+        return {}, b""
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until idle for IDLE seconds, until PARENT ends, or until the input ends."""
+    parent, idle_seconds = int(arguments[0]), float(arguments[1])
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above
+        return 0
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # a terminal's Ctrl-C is for the daemon, which closes our input
+    # Libraries may print: the protocol keeps the real standard output for itself.
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    server = Server(os.fdopen(os.dup(0), "rb"), outgoing)
+    threading.Thread(target=_end_after, args=(server.serve,), name="messages", daemon=True).start()
+    while server.last_message.wait(idle_seconds):
+        server.last_message.clear()
+    return 0
+
+
+def _end_after(serve: Callable[[], None]) -> None:
+    serve()
+    os._exit(0)  # the daemon is gone or wants us gone; Chroma's and onnxruntime's threads are not worth waiting for
+
+
+if __name__ == "__main__":
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001  the last words go to the log that the daemon reads
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        code = 1
+    os._exit(code)

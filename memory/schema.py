@@ -1,0 +1,75 @@
+"""The tables of memory.db and how older ones become today's."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+from perdure.errors import PerdureError
+
+CONTENT_VERSION = "1"  # raised when the same events give other records: memory is then made again from the ledger
+
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+
+migrations = Migrations("perdure.memory")
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables up to date. Raises PerdureError when a newer Perdure made them."""
+    database = Database(connection, use_counts_table=False)
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    if newer := [each.name for each in migrations.applied(database) if each.name not in known]:
+        cause = f"a newer Perdure made it (it has {', '.join(newer)})"
+        raise PerdureError(
+            "open", str(path), cause, "Upgrade Perdure, or remove the file: it is made again from the ledger"
+        )
+    migrations.apply(database)
+
+
+def scope_word(task: str | None) -> str:
+    """One word of the full-text index that stands for a task, so that a search stays inside its scope."""
+    return "s" + hashlib.sha256((task or "").encode("utf-8", "surrogatepass")).hexdigest()[:20] if task else "sall"
+
+
+@migrations()
+def m001_tables(database: Database) -> None:
+    """Records, their words and vectors, claims, pins, summaries, receipts."""
+    for statement in (
+        "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE records (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL, task TEXT, session TEXT,"
+        " kind TEXT NOT NULL, speaker TEXT NOT NULL, untrusted INTEGER NOT NULL, text TEXT NOT NULL, tokens INTEGER NOT NULL,"
+        " sources TEXT NOT NULL, scope TEXT NOT NULL)",
+        "CREATE INDEX records_session ON records (session, seq)",
+        "CREATE INDEX records_task ON records (task, at)",
+        "CREATE INDEX records_at ON records (at)",
+        "CREATE INDEX records_seq ON records (seq)",
+        "CREATE TABLE sources (seq INTEGER NOT NULL, record TEXT NOT NULL, PRIMARY KEY (seq, record)) WITHOUT ROWID",
+        "CREATE INDEX sources_record ON sources (record)",
+        "CREATE VIRTUAL TABLE words USING fts5(scope, text, content='records', content_rowid='rowid',"
+        f" tokenize='{TOKENIZER}')",
+        "CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row')",
+        "CREATE TRIGGER records_added AFTER INSERT ON records BEGIN"
+        " INSERT INTO words (rowid, scope, text) VALUES (new.rowid, new.scope, new.text); END",
+        "CREATE TRIGGER records_removed AFTER DELETE ON records BEGIN"
+        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text); END",
+        "CREATE TABLE vectors (place INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL UNIQUE, vector BLOB NOT NULL)",
+        "CREATE TABLE removed (record TEXT PRIMARY KEY, scope TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE claims (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, task TEXT, subject TEXT NOT NULL,"
+        " attribute TEXT NOT NULL, value TEXT NOT NULL, speaker TEXT NOT NULL, key TEXT NOT NULL)",
+        "CREATE INDEX claims_key ON claims (key)",
+        "CREATE TABLE pins (pin TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL, task TEXT, text TEXT NOT NULL)",
+        "CREATE TABLE summaries (id TEXT PRIMARY KEY, task TEXT NOT NULL, level TEXT NOT NULL, start INTEGER NOT NULL,"
+        " end INTEGER NOT NULL, text TEXT NOT NULL, tokens INTEGER NOT NULL, untrusted INTEGER NOT NULL, made_by TEXT NOT NULL)",
+        "CREATE INDEX summaries_period ON summaries (level, task, start)",
+        "CREATE TABLE covers (summary TEXT NOT NULL, place INTEGER NOT NULL, record TEXT NOT NULL,"
+        " PRIMARY KEY (summary, place)) WITHOUT ROWID",
+        "CREATE INDEX covers_record ON covers (record)",
+        "CREATE TABLE receipts (until INTEGER PRIMARY KEY, after INTEGER NOT NULL, task TEXT NOT NULL, session TEXT,"
+        " events INTEGER NOT NULL, records INTEGER NOT NULL, facts INTEGER NOT NULL, summaries INTEGER NOT NULL,"
+        " tokens_before INTEGER NOT NULL, tokens_after INTEGER NOT NULL, duration_us INTEGER NOT NULL,"
+        " written INTEGER NOT NULL DEFAULT 0)",
+    ):
+        database.execute(statement)
