@@ -72,7 +72,8 @@ def _ended(body: Mapping[str, Any]) -> Text:
 def _session_closed(body: Mapping[str, Any]) -> Text:
     text = line("session closed: ")
     text.append_text(status_text(body["status"]))
-    used = f", {count(body['steps'], 'step')}, {body['tokens']:,} tokens, {dollars(body['cost_usd'])}, {duration(body['duration_us'])}"
+    used = f", {count(body['steps'], 'step')}, {body['tokens']:,} tokens, {dollars(body['cost_usd'])}"
+    used += f", {duration(body['duration_us'])}"
     return text.append_text(line(f" ({shorten(body['reason'])})", (used, "faint")))
 
 

@@ -48,9 +48,10 @@ def inbox(invocation: Invocation, context: click.Context, everything: bool, task
         return
     invocation.out.print(questions_table(invocation, rows, states=everything))
     invocation.say()
-    name = short(rows[0].escalation)
-    invocation.say(("Look closer: ", "faint"), (f"{invocation.command} inbox show {name}", "command"), ("   answer: ", "faint"),
-                   (f"{invocation.command} approve {name}", "command"), ("  or  ", "faint"), (f"{invocation.command} deny {name}", "command"))  # fmt: skip
+    command, name = invocation.command, short(rows[0].escalation)
+    invocation.say(("Look closer  ", "faint"), (f"{command} inbox show {name}", "command"))
+    either = ((f"{command} approve {name}", "command"), ("  or  ", "faint"), (f"{command} deny {name}", "command"))
+    invocation.say(("Answer       ", "faint"), *either)
 
 
 def row_json(row: EscalationRow, now: int) -> dict[str, Any]:

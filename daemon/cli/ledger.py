@@ -235,7 +235,7 @@ def export(
     oldest = None if since is None else invocation.now() - since
     rows = _exported(invocation.ledger, oldest, task, session, payloads=not no_payloads)
     if output is None:
-        _write(rows, form, click.get_text_stream("stdout"))
+        _write(rows, form, sys.stdout)
         return
     try:
         with output.open("x", encoding="utf-8", newline="") as stream:

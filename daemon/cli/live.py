@@ -137,8 +137,8 @@ class LiveView:
             self._print(event, ("policies in force", "good"), (f": {', '.join(body['files'])}", "faint"))
 
     def _configuration_rejected(self, event: Event, body: Mapping[str, Any]) -> None:
-        self._print(event, ("✗ broken edit", "bad"), f": {count(body['problems'], 'problem')}; the last good version stays in force. ",
-                    (f"{self._command} check", "command"))  # fmt: skip
+        words = f": {count(body['problems'], 'problem')}; the last good version stays in force. "
+        self._print(event, ("✗ broken edit", "bad"), words, (f"{self._command} check", "command"))
 
     def _task_loaded(self, event: Event, body: Mapping[str, Any]) -> None:
         self._print(event, ("task in force", "good"), ": ", (body["task"], "name"))

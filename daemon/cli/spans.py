@@ -13,7 +13,7 @@ _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _PATTERN = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
 
 
-class Span(click.ParamType):
+class Span(click.ParamType[int]):
     """A span of time, in microseconds."""
 
     name = "span"

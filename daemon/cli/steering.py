@@ -72,6 +72,6 @@ def undo(invocation: Invocation, action: str) -> None:
 
     result = invocation.perform("undo", action=projections.resolve(invocation.ledger, "action", action))
     if invocation.as_json:
-        invocation.emit("undone", result if isinstance(result, dict) else {"result": result})
+        invocation.emit("undone", result)
         return
     invocation.say(("Undone", "good"), f": {short(action)}. ", exact(result))

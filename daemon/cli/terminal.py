@@ -40,9 +40,7 @@ THEME = Theme(
         "place": "dim cyan",
         "heading": "bold",
         "command": "bold cyan",
-        "data": "",
-    },
-    inherit=False,
+    }
 )
 
 

@@ -87,8 +87,9 @@ def _print(
     if not any(finding.grave for finding in findings):
         words = f": {count(report.events, 'event')}, {count(report.payloads, 'payload')}"
         words += f" ({report.erased:,} erased)" if report.erased else ""
-        invocation.say(("✓ OK", "good"), words, f", epoch {report.epoch}, head #{report.head.seq} ", (short_digest(report.head.hash), "faint"),
-                       f", anchored up to #{report.anchored}")  # fmt: skip
+        words += f", epoch {report.epoch}, head #{report.head.seq} "
+        digest = (short_digest(report.head.hash), "faint")
+        invocation.say(("✓ OK", "good"), words, digest, f", anchored up to #{report.anchored}")
         if checked_until is not None:
             invocation.say(("✓ slots", "good"), f": every firing of the last {since / DAY:g} days up to "
                            f"{full_moment(checked_until, invocation.zone)} is accounted for")  # fmt: skip

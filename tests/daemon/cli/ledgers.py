@@ -20,6 +20,7 @@ QUESTION = "01KANCTRC0AAAAAAAAAAQ0EST1"
 POLICIES = "sha256:" + "ab" * 32
 DIGEST = "sha256:" + "cd" * 32
 TASK = "log-triage"
+SCHEDULE = '{"cron":"0 * * * *","timezone":"UTC"}'
 SLOT = f"{TASK}/scheduled/2026-11-22T09:00:00Z"
 RULE_REPORTS = {"name": "reports", "file": "policies/main.yaml", "line": 4, "decide": "auto"}
 RULE_BLOCKS = {"name": "blocks are for a person", "file": "policies/main.yaml", "line": 9, "decide": "escalate"}
@@ -84,7 +85,7 @@ def until_the_question(args: dict[str, Any] | None = None, says: str = "") -> li
     }  # fmt: skip
     return [
         (e.DaemonStarted(pid=4242, fence=1, version="0.1.0", host="here"),),
-        (e.TaskLoaded(task=TASK, digest=DIGEST, schedule=None, payload="---\nname: log-triage\n---\n"),),
+        (e.TaskLoaded(task=TASK, digest=DIGEST, schedule=SCHEDULE, payload="---\nname: log-triage\n---\n"),),
         (
             e.SlotOpened(slot=SLOT, task=TASK, kind="scheduled", due=START),
             e.SessionOpened(

@@ -1,0 +1,295 @@
+"""`perdure doctor`: what is wrong with this installation, and how to mend it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from perdure.daemon.cli.invocation import CONFIGURATION, LEDGER, Invocation, with_invocation, with_json
+from perdure.daemon.cli.words import DAY, MINUTE, count, duration, from_now, size
+from perdure.errors import PerdureError, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Verdict = Literal["good", "warn", "bad"]
+SIGNS: dict[Verdict, str] = {"good": "✓", "warn": "•", "bad": "✗"}
+FREE_BYTES_BAD = 100_000_000
+FREE_BYTES_WARN = 1_000_000_000
+FREE_INODES_BAD = 1_000
+WAL_BYTES_WARN = 64_000_000
+CLOCK_BEHIND_MAX = MINUTE
+UNITS = (Path("/etc/systemd/system/perdure.service"), Path("/usr/lib/systemd/system/perdure.service"))
+CLOCK_UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing looked at. `mend` is empty where nothing needs to be done."""
+
+    about: str
+    verdict: Verdict
+    found: str
+    mend: str = ""
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Do not verify the whole ledger, only that it opens.")
+@with_json
+@with_invocation
+def doctor(invocation: Invocation, quick: bool) -> None:
+    """Look at disk space, permissions, integrity, slots, clock, locks and units, and say how to mend what is wrong.
+
+    Changes nothing. Exits 1 where something is wrong.
+    """
+    looks: list[Callable[[Invocation], Iterator[Diagnosis]]] = [
+        _configuration,
+        _disk,
+        _permissions,
+        _opening if quick else _integrity,
+        _owner,
+        _leftovers,
+        _clock,
+        _sandbox,
+        _unit,
+    ]
+    found = [diagnosis for look in looks for diagnosis in look(invocation)]
+    bad = any(diagnosis.verdict == "bad" for diagnosis in found)
+    if invocation.as_json:
+        values = [{"about": d.about, "verdict": d.verdict, "found": d.found, "mend": d.mend or None} for d in found]
+        invocation.emit("doctor", {"ok": not bad, "diagnoses": values})
+    else:
+        for diagnosis in found:
+            sign = SIGNS[diagnosis.verdict]
+            invocation.say((f"{sign} {diagnosis.about:<14}", diagnosis.verdict), diagnosis.found)
+            if diagnosis.mend:
+                invocation.say((" " * 16 + "mend: ", "faint"), diagnosis.mend)
+        invocation.say()
+        wrong = sum(1 for diagnosis in found if diagnosis.verdict == "bad")
+        summary = (
+            (count(wrong, "thing needs", "things need") + " mending", "bad")
+            if wrong
+            else ("Nothing needs mending.", "good")
+        )
+        invocation.say(summary)
+    click.get_current_context().exit(1 if bad else 0)
+
+
+def _configuration(invocation: Invocation) -> Iterator[Diagnosis]:
+    from perdure.daemon.workspace import load_workspace
+
+    try:
+        loaded = load_workspace(invocation.workspace)
+    except Problems as problems:
+        yield Diagnosis(
+            "configuration", "bad", count(len(problems.problems), "problem"), f"`{invocation.command} check` lists them"
+        )
+    except PerdureError as error:
+        yield Diagnosis("configuration", "bad", str(error), error.hint)
+    else:
+        yield Diagnosis(
+            "configuration", "good", f"{count(len(loaded.tasks), 'task')}, policies and {CONFIGURATION} load"
+        )
+    if (invocation.workspace / "STOP").exists():
+        yield Diagnosis("STOP file", "warn", "while it lies there, nothing runs", f"rm {invocation.workspace / 'STOP'}")
+
+
+def _disk(invocation: Invocation) -> Iterator[Diagnosis]:
+    directory = _existing(invocation.state_dir)
+    usage = shutil.disk_usage(directory)
+    inodes = os.statvfs(directory)
+    free = f"{size(usage.free)} free of {size(usage.total)} at {directory}"
+    mend = "Free space there: a ledger that cannot be written stops all actions"
+    if usage.free < FREE_BYTES_BAD:
+        yield Diagnosis("disk space", "bad", free, mend)
+    elif usage.free < FREE_BYTES_WARN:
+        yield Diagnosis("disk space", "warn", free, mend)
+    else:
+        yield Diagnosis("disk space", "good", free)
+    if inodes.f_files and inodes.f_favail < FREE_INODES_BAD:
+        yield Diagnosis("disk inodes", "bad", f"{inodes.f_favail:,} left", "Delete small files there")
+    wal = invocation.state_dir / (LEDGER + "-wal")
+    if wal.exists() and wal.stat().st_size > WAL_BYTES_WARN:
+        mend = "A reader that never ends keeps it from being emptied: end it, then restart the daemon"
+        yield Diagnosis("write-ahead log", "warn", f"{size(wal.stat().st_size)} large", mend)
+
+
+def _existing(path: Path) -> Path:
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _permissions(invocation: Invocation) -> Iterator[Diagnosis]:
+    """Whoever can write policies decides what runs; whoever can read the token can answer questions."""
+    state = invocation.state_dir
+    wrong = list(_too_open(invocation.workspace, state))
+    if state.exists() and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        owner = state.stat().st_uid
+        hint = f"Run the command as the user with uid {owner}"
+        wrong.append(Diagnosis("permissions", "warn", f"{state} is not yours to write", hint))
+    ledger = state / LEDGER
+    if ledger.exists() and state.stat().st_uid != ledger.stat().st_uid:
+        found = f"{ledger} belongs to uid {ledger.stat().st_uid}, its directory to uid {state.stat().st_uid}"
+        wrong.append(Diagnosis("permissions", "bad", found, f"chown --reference={state} {ledger}*"))
+    yield from wrong or [Diagnosis("permissions", "good", "state, policies and tasks are written by their owner only")]
+
+
+def _too_open(workspace: Path, state: Path) -> Iterator[Diagnosis]:
+    watched = [
+        workspace / CONFIGURATION,
+        workspace / "policies",
+        workspace / "tasks",
+        *sorted((workspace / "policies").glob("*.yaml")),
+        *sorted((workspace / "tasks").glob("*.md")),
+        state,
+        *(state / name for name in (LEDGER, "anchor", "lock")),
+    ]
+    for path in watched:
+        if path.exists() and path.stat().st_mode & stat.S_IWOTH:
+            yield Diagnosis("permissions", "bad", f"anybody may write {path}", f"chmod o-w {path}")
+    token = state / "control.token"
+    if token.exists() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield Diagnosis("permissions", "bad", f"others may read {token}, which answers questions", f"chmod 600 {token}")
+
+
+def _opening(invocation: Invocation) -> Iterator[Diagnosis]:
+    if not (invocation.state_dir / LEDGER).exists():
+        yield Diagnosis("ledger", "good", "there is none yet: nothing has run")
+        return
+    try:
+        head = invocation.ledger.head()
+    except PerdureError as error:
+        yield Diagnosis("ledger", "bad", error.cause, error.hint)
+        return
+    yield Diagnosis("ledger", "good", f"opens, {count(head.seq, 'event')} (not verified)")
+
+
+def _integrity(invocation: Invocation) -> Iterator[Diagnosis]:
+    from perdure.daemon.cli.progress import counting
+    from perdure.daemon.cli.verification import accounted_until, slot_findings
+    from perdure.state.verification import verify
+
+    if not (invocation.state_dir / LEDGER).exists():
+        yield Diagnosis("ledger", "good", "there is none yet: nothing has run")
+        return
+    with counting(invocation, "verifying") as progress:
+        report = verify(invocation.state_dir, progress=progress)
+    for finding in report.findings[:10]:
+        mend = {
+            "projection-differs": f"stop the daemon, then `{invocation.command} ledger rebuild`",
+            "unreadable": f"`{invocation.command} restore FILE` puts a backup in its place",
+            "corrupt": f"`{invocation.command} restore FILE` puts a backup in its place",
+        }.get(finding.kind, f"`{invocation.command} verify` says more; keep the file, and restore a backup beside it")
+        yield Diagnosis("integrity", "bad" if finding.grave else "warn", str(finding), mend if finding.grave else "")
+    if report.ok:
+        yield Diagnosis(
+            "integrity", "good", f"chain, anchor, payloads and tables of {count(report.events, 'event')} agree"
+        )
+        until = accounted_until(invocation)
+        gaps = slot_findings(invocation.ledger, until - 30 * DAY, until)
+        for gap in gaps[:5]:
+            yield Diagnosis("slots", "bad", gap.detail, "Report it, with the ledger: no firing may be without its slot")
+        if not gaps:
+            yield Diagnosis("slots", "good", "every firing of the last 30 days is accounted for")
+
+
+def _owner(invocation: Invocation) -> Iterator[Diagnosis]:
+    from perdure.daemon.control import SOCKET_NAME
+    from perdure.state import projections
+    from perdure.state.ownership import holder
+
+    pid = holder(invocation.state_dir)
+    if pid is not None:
+        yield Diagnosis("owner", "good", f"process {pid} holds the workspace's lock")
+        heartbeat = invocation.state_dir / "heartbeat"
+        if heartbeat.exists():
+            beat = int(heartbeat.stat().st_mtime * 1_000_000)
+            if invocation.now() - beat > 5 * MINUTE:
+                found = f"process {pid} holds the lock, but its heart beat last {from_now(beat, invocation.now())}"
+                yield Diagnosis(
+                    "owner", "bad", found, f"It hangs: kill -ABRT {pid}; systemd's watchdog does so by itself"
+                )
+        return
+    words = "nobody holds the workspace's lock: no daemon runs"
+    if (invocation.state_dir / SOCKET_NAME).exists():
+        words += " (it left its socket behind, which the next one replaces)"
+    yield Diagnosis("owner", "good", words)
+    if (invocation.state_dir / LEDGER).exists():
+        try:
+            open_actions = len(projections.open_intents(invocation.ledger))
+        except PerdureError:
+            return
+        if open_actions:
+            found = f"{count(open_actions, 'action has', 'actions have')} no outcome: the daemon was cut off"
+            yield Diagnosis(
+                "open actions", "warn", found, "The next start settles each by its effect class: `perdure run`"
+            )
+
+
+def _leftovers(invocation: Invocation) -> Iterator[Diagnosis]:
+    for path in sorted(invocation.state_dir.glob("restore-*")):
+        yield Diagnosis(
+            "left over", "warn", f"{path}: a restore was cut off", f"rm -r {path}, then restore again if you meant to"
+        )
+    for path in sorted(invocation.state_dir.glob(f"{LEDGER}.replaced-*")):
+        yield Diagnosis("left over", "good", f"{path} ({size(path.stat().st_size)}) is what a restore replaced")
+
+
+def _clock(invocation: Invocation) -> Iterator[Diagnosis]:
+    if (invocation.state_dir / LEDGER).exists():
+        try:
+            behind = invocation.ledger.head().at - invocation.now()
+        except PerdureError:
+            behind = 0
+        if behind > CLOCK_BEHIND_MAX:
+            found = f"the ledger's last event lies {duration(behind)} in the future: the clock was set back"
+            yield Diagnosis(
+                "clock", "bad", found, "Set the clock right (timedatectl); slots wait until it is past that event"
+            )
+            return
+    if clock_synchronised() is False:
+        yield Diagnosis(
+            "clock", "warn", "it is not synchronised", "systemctl enable --now systemd-timesyncd (or chrony)"
+        )
+    else:
+        yield Diagnosis("clock", "good", "it is not behind the ledger")
+
+
+def clock_synchronised() -> bool | None:
+    """Whether the kernel says that a time service keeps the clock; None where it does not say (some containers)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    state = libc.adjtimex(ctypes.create_string_buffer(512))  # modes 0: only asks
+    return None if state < 0 else state != CLOCK_UNSYNCHRONISED
+
+
+def _sandbox(_: Invocation) -> Iterator[Diagnosis]:
+    from perdure.daemon.sandbox import landlock
+
+    version = landlock.abi()
+    if version:
+        yield Diagnosis("sandbox", "good", f"Landlock ABI {version}")
+        return
+    mend = 'Boot with lsm=landlock,… in the kernel\'s arguments, or say sandbox = "none" under [commands] and mean it'
+    yield Diagnosis("sandbox", "warn", "this kernel has no Landlock: every command is asked about", mend)
+
+
+def _unit(_: Invocation) -> Iterator[Diagnosis]:
+    import perdure.systemd
+
+    shipped = Path(perdure.systemd.__file__).parent / "perdure.service"
+    for installed in UNITS:
+        if not installed.exists() or not shipped.exists():
+            continue
+        if installed.read_bytes() == shipped.read_bytes():
+            yield Diagnosis("unit", "good", f"{installed} is this version's")
+        else:
+            mend = (
+                f"diff {installed} {shipped}; keep changes of your own in `systemctl edit perdure`, then daemon-reload"
+            )
+            yield Diagnosis("unit", "warn", f"{installed} is not the one of this version", mend)
