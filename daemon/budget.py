@@ -41,11 +41,11 @@ class Used(Protocol):
     """What an earlier session of the same run has used."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int | None: ...
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int | None: ...
     @property
-    def cost_usd(self) -> float: ...
+    def cost_usd(self) -> float | None: ...
     @property
     def duration_us(self) -> int | None: ...
 
@@ -178,9 +178,9 @@ class Budget:
         self._caps = caps
         self._task = task
         rows = list(spent)
-        self._earlier_steps = sum(row.steps for row in rows)
-        self._earlier_tokens = sum(row.tokens for row in rows)
-        self._earlier_nano = sum(_nano_up(row.cost_usd) for row in rows)
+        self._earlier_steps = sum(row.steps or 0 for row in rows)
+        self._earlier_tokens = sum(row.tokens or 0 for row in rows)
+        self._earlier_nano = sum(_nano_up(row.cost_usd or 0.0) for row in rows)
         self._earlier_us = sum(row.duration_us or 0 for row in rows)
         self._steps = 0
         self._tokens = 0

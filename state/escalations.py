@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from perdure.state.events import Event
 from perdure.state.reading import LedgerReader
@@ -24,7 +24,7 @@ class EscalationRow:
     tool: str
     opened_at: int
     expires: int
-    on_expiry: str
+    on_expiry: Literal["deny", "approve"]
     parks: bool
     state: str
     valid_until: int | None

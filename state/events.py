@@ -253,7 +253,8 @@ class CompactionFailed(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextAssembled(Draft):
-    """What the planner saw: `tokens` of at most `budget`. The payload is `{"text": …, "manifest": [item…], "left_out": [item…]}`."""
+    """What the planner saw: `tokens` of at most `budget`. The payload is
+    `{"text": …, "manifest": [item…], "left_out": [item…]}`."""
 
     type: ClassVar[str] = "context.assembled"
     session: str

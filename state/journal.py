@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from perdure.state.escalations import use_approval
-from perdure.state.events import Event
+from perdure.state.events import ActionStatus, Decided, EffectClass, Event
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.sessions import require_open_session
@@ -30,16 +30,16 @@ class ActionRow:
     step: int
     tool: str
     key: str | None
-    effect: str
+    effect: EffectClass
     digest: str
     confidence: float
-    decision: str | None
+    decision: Decided | None
     state: str
     attempt: int
     attempt_session: str | None
     escalation: str | None
     approval: str | None
-    status: str | None
+    status: ActionStatus | None
     error: str | None
     undo: bool | None
     verified: bool | None

@@ -34,15 +34,35 @@ from perdure.state.journal import (
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, statements
-from perdure.state.sessions import CallRow, SessionRow, Spend, open_calls, open_sessions, session, sessions, spend
-from perdure.state.slots import SlotRow, TaskRow, last_slot, paused, slot, slots, task_first_loaded, tasks
+from perdure.state.sessions import (
+    CallRow,
+    SessionRow,
+    Spend,
+    open_calls,
+    open_sessions,
+    session,
+    sessions,
+    spend,
+    waiting_sessions,
+)
+from perdure.state.slots import (
+    SlotRow,
+    TaskRow,
+    configuration,
+    last_slot,
+    paused,
+    slot,
+    slots,
+    task_first_loaded,
+    tasks,
+)
 
 __all__ = [
     "ActionRow", "CallRow", "EscalationRow", "GrantRow", "SessionRow", "SlotRow", "Spend", "TaskRow",
-    "action", "actions", "apply", "approved_escalations", "epoch", "escalation", "escalations", "grants", "last_answer_for",
+    "action", "actions", "apply", "approved_escalations", "configuration", "epoch", "escalation", "escalations", "grants", "last_answer_for",
     "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "paused", "rebuild", "resolve",
     "session", "sessions", "slot", "slots", "spend", "success_rate", "task_first_loaded", "tasks", "tool_calls",
-    "unknown_actions",
+    "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
@@ -126,6 +146,7 @@ def _payload_erased(db: sqlite3.Connection, event: Event) -> None:
 
 _HANDLERS: Final[Mapping[str, Callable[[sqlite3.Connection, Event], None]]] = {
     "ledger.opened": _ledger_opened,
+    "configuration.loaded": _slots.configuration_loaded,
     "task.loaded": _slots.task_loaded,
     "task.removed": _slots.task_removed,
     "paused": _slots.was_paused,

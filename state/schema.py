@@ -73,6 +73,12 @@ CREATE TABLE tasks (
     removed_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE configuration (
+    kind TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE pauses (
     task TEXT PRIMARY KEY, -- '' pauses every task
     by TEXT NOT NULL,
@@ -91,6 +97,8 @@ CREATE TABLE slots (
     session TEXT,
     rule TEXT,
     cause TEXT,
+    resumes TEXT,
+    dry_run INTEGER,
     opened_at INTEGER,
     closed_at INTEGER,
     seq_opened INTEGER,
@@ -113,6 +121,7 @@ CREATE TABLE sessions (
     fence INTEGER NOT NULL,
     resumes TEXT,
     escalation TEXT,
+    dry_run INTEGER,
     steps INTEGER,
     tokens INTEGER,
     cost_usd REAL,
@@ -156,6 +165,7 @@ CREATE TABLE actions (
 CREATE INDEX actions_session ON actions(session, seq_proposed);
 CREATE INDEX actions_open ON actions(seq_intended) WHERE state = 'intended';
 CREATE INDEX actions_unknown ON actions(seq_ended) WHERE status = 'unknown';
+CREATE INDEX actions_escalation ON actions(escalation) WHERE escalation IS NOT NULL;
 CREATE INDEX actions_calls ON actions(tool, intended_at) WHERE intended_at IS NOT NULL;
 
 CREATE TABLE reliability (
@@ -227,7 +237,7 @@ CREATE TABLE erasures (
 """
 
 PROJECTION_TABLES: Final = (
-    "ledger", "tasks", "pauses", "slots", "sessions", "actions", "reliability", "calls", "escalations", "grants", "erasures",
+    "ledger", "tasks", "configuration", "pauses", "slots", "sessions", "actions", "reliability", "calls", "escalations", "grants", "erasures",
 )  # fmt: skip
 
 

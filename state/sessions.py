@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from perdure.state.canonical import canonical
-from perdure.state.events import Event
+from perdure.state.events import Event, SessionStatus
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 
@@ -20,7 +20,7 @@ class SessionRow:
     slot: str
     planner: str
     model: str | None
-    status: str | None
+    status: SessionStatus | None
     reason: str | None
     bounds: str
     task_digest: str
@@ -28,6 +28,7 @@ class SessionRow:
     fence: int
     resumes: str | None
     escalation: str | None
+    dry_run: int | None
     steps: int | None
     tokens: int | None
     cost_usd: float | None
@@ -83,11 +84,26 @@ def open_sessions(reader: LedgerReader) -> list[SessionRow]:
     return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE status IS NULL ORDER BY seq_opened")]
 
 
-def spend(reader: LedgerReader, since: int, task: str | None = None) -> Spend:
-    """What was spent on model calls made at `since` (microseconds UTC) or later, of one task or all."""
+def spend(reader: LedgerReader, since: int, task: str | None = None, session: str | None = None) -> Spend:
+    """What was spent on model calls made at `since` (microseconds UTC) or later: of one task, of one session, or of all."""
     sql = "SELECT COALESCE(SUM(tokens), 0), COALESCE(SUM(usd), 0.0) FROM calls WHERE at >= ?"
-    rows = reader.rows(sql, since) if task is None else reader.rows(sql + " AND task = ?", since, task)
-    return Spend(*rows[0])
+    parameters: list[object] = [since]
+    for column, value in (("task", task), ("session", session)):
+        if value is not None:
+            sql += f" AND {column} = ?"
+            parameters.append(value)
+    return Spend(*reader.rows(sql, *parameters)[0])
+
+
+def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
+    """The sessions that ended parked on this question: the one that asked, and those that joined it, in order."""
+    sql = (
+        "SELECT DISTINCT s.session FROM actions a JOIN sessions s ON s.session = a.session"
+        " WHERE a.escalation = ? AND a.task = (SELECT task FROM escalations WHERE escalation = ?) AND s.status = 'parked'"
+        " ORDER BY s.seq_opened"
+    )
+    return [row[0] for row in reader.rows(sql, escalation, escalation)]
+
 
 
 def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow]:
@@ -114,13 +130,14 @@ def session_opened(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("slot-closed", about, f"its slot {body['slot']} has already ended as {ended[0]}")
     db.execute(
         "INSERT INTO sessions (session, task, slot, planner, model, bounds, task_digest, policies, fence, resumes, escalation,"
-        " opened_at, seq_opened) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " dry_run, opened_at, seq_opened) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             body["session"], body["task"], body["slot"], body["planner"], body.get("model"),
             canonical(body["bounds"]).decode(), body["task_digest"], body["policies"], body["fence"],
-            body.get("resumes"), body.get("escalation"), event.at, event.seq,
+            body.get("resumes"), body.get("escalation"), 1 if body.get("dry_run") else None, event.at, event.seq,
         ),
     )  # fmt: skip
+    db.execute("UPDATE slots SET session = ? WHERE slot = ?", (body["session"], body["slot"]))
 
 
 def session_closed(db: sqlite3.Connection, event: Event) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from perdure.state.events import Event
+from perdure.state.events import Event, SlotKind, SlotOutcome
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 
@@ -25,18 +25,21 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    """One expected firing, or a range of `count` closed together (`due` first, `last_due` last). `outcome` None: open."""
+    """One expected firing, or a range of `count` closed together (`due` first, `last_due` last). `outcome` None: open.
+    `session` is the latest that ran for it. `resumes` is the session that a resume slot goes on from."""
 
     slot: str
     task: str
-    kind: str
+    kind: SlotKind
     due: int
     last_due: int
     count: int
-    outcome: str | None
+    outcome: SlotOutcome | None
     session: str | None
     rule: str | None
     cause: str | None
+    resumes: str | None
+    dry_run: int | None
     opened_at: int | None
     closed_at: int | None
     seq_opened: int | None
@@ -51,6 +54,11 @@ def tasks(reader: LedgerReader) -> list[TaskRow]:
 def task_first_loaded(reader: LedgerReader, task: str) -> int | None:
     """When the task was loaded for the first time ever: `every` counts from here."""
     return next((row[0] for row in reader.rows("SELECT first_loaded FROM tasks WHERE task = ?", task)), None)
+
+
+def configuration(reader: LedgerReader) -> dict[str, str]:
+    """The digest of each kind of configuration (config, policies) that was last brought into force."""
+    return dict(reader.rows("SELECT kind, digest FROM configuration"))
 
 
 def paused(reader: LedgerReader, task: str) -> str | None:
@@ -85,6 +93,14 @@ def last_slot(reader: LedgerReader, task: str, kind: str) -> SlotRow | None:
 
 
 # -- how events change the tables -------------------------------------------------------------------------------------
+
+
+def configuration_loaded(db: sqlite3.Connection, event: Event) -> None:
+    body = event.body
+    db.execute(
+        "INSERT INTO configuration VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET digest = ?2, seq = ?3",
+        (body["kind"], body["digest"], event.seq),
+    )
 
 
 def task_loaded(db: sqlite3.Connection, event: Event) -> None:
@@ -122,9 +138,12 @@ def slot_opened(db: sqlite3.Connection, event: Event) -> None:
     body = event.body
     _refuse_known(db, body["slot"], body["task"], body["kind"], body["due"], body["due"])
     db.execute(
-        "INSERT INTO slots VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, NULL, ?, ?, NULL, ?, NULL)",
-        (body["slot"], body["task"], body["kind"], body["due"], body["due"], body.get("cause"), event.at, event.seq),
-    )
+        "INSERT INTO slots VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, NULL, ?, ?, ?, ?, NULL, ?, NULL)",
+        (
+            body["slot"], body["task"], body["kind"], body["due"], body["due"], body.get("cause"), body.get("resumes"),
+            1 if body.get("dry_run") else None, event.at, event.seq,
+        ),
+    )  # fmt: skip
 
 
 def slot_closed(db: sqlite3.Connection, event: Event) -> None:

@@ -50,7 +50,7 @@ class MemoryView(Protocol):
     def recall(self, scope: str, query: str, limit: int) -> Awaitable[Sequence[RecordView]]: ...
 
     @property
-    def facts(self) -> Callable[..., Sequence[FactView]]: ...
+    def facts(self) -> Callable[..., Awaitable[Sequence[FactView]]]: ...
 
 
 RECALL = ToolSpec(
@@ -86,7 +86,8 @@ REMEMBER = ToolSpec(
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """`{"facts": [{"subject", "attribute", "value", "valid_from", "valid_to", "source"}], "records": [{"text", "at", "source"}]}`."""
+    """`{"facts": [{"subject", "attribute", "value", "valid_from", "valid_to", "source"}],
+    "records": [{"text", "at", "source"}]}`."""
 
     memory: MemoryView
     spec: ToolSpec = RECALL
@@ -102,7 +103,7 @@ class Recall:
         records: list[JSON] = []
         try:
             if "subject" in args or "attribute" in args or "query" not in args:
-                found = self.memory.facts(
+                found = await self.memory.facts(
                     call.scope, subject=args.get("subject"), attribute=args.get("attribute"), current=False, limit=limit
                 )
                 facts = [_fact(fact) for fact in sorted(found, key=lambda fact: -fact.valid_from)]

@@ -1,0 +1,112 @@
+"""Opening a workspace for work: the lock, the ledger, memory and tools, in the order that leaves nothing half-open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from perdure.daemon.clock import Clock, Identifiers, SystemClock
+from perdure.daemon.config import Config
+from perdure.daemon.notifications import Notifier
+from perdure.daemon.planners import build_planner
+from perdure.daemon.runtime import Runtime
+from perdure.daemon.secrets import redactor
+from perdure.daemon.tasks import Task
+from perdure.daemon.tools.registry import build_tools
+from perdure.daemon.workspace import LoadedWorkspace, digests, policy_files
+from perdure.memory import Memory
+from perdure.state import projections
+from perdure.state.events import ConfigurationLoaded, Draft, TaskLoaded, TaskRemoved
+from perdure.state.ledger import Ledger
+from perdure.state.ownership import Owner
+
+LEDGER = "ledger.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedLedger:
+    """The workspace's ledger, open for writing under its lock."""
+
+    ledger: Ledger
+    owner: Owner
+    identifiers: Identifiers
+    clock: Clock
+
+
+@contextmanager
+def own_ledger(config: Config, clock: Clock | None = None) -> Iterator[OwnedLedger]:
+    """Take the workspace's lock and open its ledger, making it on first use. Raises PerdureError naming the holder's pid
+    where another process has the lock."""
+    clock = clock or SystemClock()
+    identifiers = Identifiers(clock.now)
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = Owner.acquire(config.state_dir)
+    try:
+        path = config.state_dir / LEDGER
+        if not path.exists():
+            Ledger.create(path, now=clock.now, workspace=identifiers.new()).close()
+        ledger = Ledger.open(path, now=clock.now, fence=owner.fence, redact=redactor(config))
+        try:
+            yield OwnedLedger(ledger=ledger, owner=owner, identifiers=identifiers, clock=clock)
+        finally:
+            ledger.close()
+    finally:
+        owner.release()
+
+
+@asynccontextmanager
+async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIterator[Runtime]:
+    """Everything a session needs, on an owned ledger. The configuration in force is recorded where it changed."""
+    config, ledger = loaded.config, owned.ledger
+    notifier = Notifier(config, ledger, clock=owned.clock)
+    memory = Memory.open(config.state_dir, ledger=ledger, now=owned.clock.now, embedding=config.memory.embedding)
+    try:
+        runtime = Runtime(
+            config=config,
+            clock=owned.clock,
+            identifiers=owned.identifiers,
+            ledger=ledger,
+            memory=memory,
+            tools=build_tools(config, memory=memory, notifier=notifier),
+            notifier=notifier,
+            plan=lambda task: build_planner(task, config),
+            redact=redactor(config),
+            policies=loaded.policies,
+            tasks=loaded.tasks,
+        )
+        ledger.commit(*configuration_events(ledger, loaded))
+        runtime.tasks = anchored(ledger, loaded.tasks)
+        yield runtime
+    finally:
+        await memory.close()
+
+
+def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
+    """Events for what differs from the configuration that the ledger last saw in force."""
+    workspace = loaded.config.workspace
+    held = projections.configuration(ledger.reader)
+    drafts: list[Draft] = []
+    now_in_force = {
+        "config": ("sha256:" + loaded.config.digest.removeprefix("sha256:"), {"perdure.toml": loaded.config.digest}),
+        "policies": (loaded.policies.digest, digests(policy_files(workspace), workspace)),
+    }
+    for kind, (digest, files) in now_in_force.items():
+        if held.get(kind) != digest:
+            drafts.append(ConfigurationLoaded(kind=kind, digest=digest, files=files))
+    known = {row.task: row for row in projections.tasks(ledger.reader) if row.removed_at is None}
+    for task in loaded.tasks.values():
+        row = known.pop(task.name, None)
+        if row is None or row.digest != task.digest:
+            schedule = task.schedule.text if task.schedule is not None else None
+            drafts.append(
+                TaskLoaded(task=task.name, digest=task.digest, schedule=schedule, payload={"text": task.text})
+            )
+    drafts += [TaskRemoved(task=name) for name in known]
+    return drafts
+
+
+def anchored(ledger: Ledger, tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """The tasks with their periods counting from when each was first loaded."""
+    first = {row.task: row.first_loaded for row in projections.tasks(ledger.reader)}
+    return {name: task.anchored(first[name]) for name, task in tasks.items()}

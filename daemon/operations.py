@@ -1,0 +1,172 @@
+"""What a person asks of Perdure, as changes to the ledger: answering, pausing, asking for a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from perdure.daemon.clock import Identifiers
+from perdure.daemon.resumption import recorded_step
+from perdure.daemon.scheduler import opened
+from perdure.errors import PerdureError
+from perdure.state import projections
+from perdure.state.events import (
+    JSON,
+    ActionEnded,
+    Draft,
+    EscalationAnswered,
+    EscalationExpired,
+    GrantGiven,
+    GrantRevoked,
+    Paused,
+    Resumed,
+    SlotOpened,
+)
+
+if TYPE_CHECKING:
+    from perdure.state.ledger import Ledger
+    from perdure.state.projections import ActionRow, EscalationRow
+
+Answer = dict[str, JSON]
+
+
+def answer(
+    ledger: Ledger,
+    identifiers: Identifiers,
+    now: int,
+    uid: int,
+    *,
+    escalation: str,
+    answer: str,
+    note: str = "",
+    always: bool = False,
+) -> Answer:
+    """Record a person's answer and, in the same commit, the slots that act on it. Raises PerdureError where it is too late."""
+    question = _open_question(ledger, escalation, now)
+    said = "approve" if answer == "approve" else "deny"
+    drafts: list[Draft] = [
+        EscalationAnswered(
+            escalation=question.escalation,
+            task=question.task,
+            answer=said,  # type: ignore[arg-type]
+            uid=uid,
+            via="cli",
+            payload={"note": note} if note else None,
+        )
+    ]
+    slots = act_on(ledger, question, now, approved=said == "approve")
+    grant: str | None = None
+    if always and said == "approve":
+        grant = identifiers.new()
+        drafts.append(_grant(ledger, grant, question, uid, note))
+    ledger.commit(*drafts, *slots)
+    opened_slots: list[JSON] = [slot.slot for slot in slots if isinstance(slot, SlotOpened)]
+    return {"escalation": question.escalation, "answer": said, "slots": opened_slots, "grant": grant}
+
+
+def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
+    """Expire every open question whose time is up, with its default; returns them."""
+    late = [row for row in projections.escalations(ledger.reader, open_only=True) if row.expires <= now]
+    for row in late:
+        slots = act_on(ledger, row, now, approved=row.on_expiry == "approve")
+        expired = EscalationExpired(escalation=row.escalation, task=row.task, default=row.on_expiry)
+        ledger.commit(expired, *slots)
+    return late
+
+
+def act_on(ledger: Ledger, question: EscalationRow, now: int, *, approved: bool) -> list[Draft]:
+    """The slots that an answer opens: one for each session that waits for it, or one to do what was approved; and the end
+    of an unknown action that a person lets rest."""
+    drafts: list[Draft] = []
+    action = projections.action(ledger.reader, question.action)
+    if not approved and action is not None and action.status == "unknown":
+        drafts.append(_let_rest(action))
+    waiting = projections.waiting_sessions(ledger.reader, question.escalation)
+    for offset, session in enumerate(waiting):
+        drafts.append(opened(question.task, "resume", now + offset, cause=question.escalation, resumes=session))
+    if approved and not waiting:
+        drafts.append(opened(question.task, "resume", now, cause=question.escalation, resumes=question.session))
+    return drafts
+
+
+def pause(ledger: Ledger, uid: int, *, task: str | None, reason: str = "") -> Answer:
+    """No session of `task` (None: of any task) starts until it is resumed."""
+    ledger.commit(Paused(task=task, by=f"uid {uid}", reason=reason or "asked for by a person"))
+    return {"task": task, "paused": True}
+
+
+def resume(ledger: Ledger, uid: int, *, task: str | None) -> Answer:
+    """Let sessions of `task` (None: of all tasks) start again."""
+    ledger.commit(Resumed(task=task, by=f"uid {uid}"))
+    return {"task": task, "paused": False}
+
+
+def ask_for_session(ledger: Ledger, now: int, uid: int, *, task: str, dry_run: bool = False) -> str:
+    """Open a manual slot for `task`; returns its name."""
+    slot = opened(task, "manual", now, cause=f"uid {uid}", dry_run=dry_run)
+    ledger.commit(slot)
+    return slot.slot
+
+
+def retry(ledger: Ledger, now: int, uid: int, *, slot: str) -> str:
+    """Open a manual slot for the task of a slot that ended; returns the new slot's name."""
+    row = projections.slot(ledger.reader, projections.resolve(ledger.reader, "slot", slot))
+    if row is None or row.outcome is None:
+        state = "there is no such slot" if row is None else "it has not ended yet"
+        raise PerdureError("retry", f"the slot {slot}", state, "See `perdure schedule show` for the slots of each task")
+    return ask_for_session(ledger, now, uid, task=row.task)
+
+
+def revoke_grant(ledger: Ledger, uid: int, *, grant: str) -> Answer:
+    """End a standing grant."""
+    name = projections.resolve(ledger.reader, "grant", grant)
+    ledger.commit(GrantRevoked(grant=name, uid=uid))
+    return {"grant": name, "revoked": True}
+
+
+def _open_question(ledger: Ledger, escalation: str, now: int) -> EscalationRow:
+    name = projections.resolve(ledger.reader, "escalation", escalation)
+    row = projections.escalation(ledger.reader, name)
+    if row is None:
+        raise PerdureError("answer", escalation, "there is no such question", "See `perdure inbox` for the open ones")
+    if row.state != "open":
+        raise PerdureError("answer", name, f"it is already {row.state}", "See `perdure inbox` for the open ones")
+    if row.expires <= now:
+        raise PerdureError(
+            "answer", name, "it has expired, and expiry is final", "The task asks again when it needs to"
+        )
+    return row
+
+
+def _let_rest(action: ActionRow) -> ActionEnded:
+    said = "a person let the unknown outcome rest"
+    return ActionEnded(
+        action=action.action,
+        session=action.session,
+        task=action.task,
+        tool=action.tool,
+        attempt=action.attempt,
+        status="failed",
+        duration_us=0,
+        settles=True,
+        payload={"result": {"settled": said}, "error": said},
+    )
+
+
+def _grant(ledger: Ledger, grant: str, question: EscalationRow, uid: int, note: str) -> GrantGiven:
+    row = projections.action(ledger.reader, question.action)
+    rule = next(iter(_escalating_rules(ledger, question)), "nothing decides")
+    args: dict[str, Any] = dict(recorded_step(ledger.reader, row).proposal.args) if row is not None else {}
+    return GrantGiven(
+        grant=grant,
+        task=question.task,
+        tool=question.tool,
+        rule=rule,
+        uid=uid,
+        payload={"pattern": args, "note": note},
+    )
+
+
+def _escalating_rules(ledger: Ledger, question: EscalationRow) -> list[str]:
+    for event in ledger.reader.events(action=question.action, types=("action.decided",)):
+        return [str(hit["name"]) for hit in event.body["rules"] if hit["decide"] == "escalate"]
+    return []

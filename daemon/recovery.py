@@ -1,0 +1,108 @@
+"""What a start does with what a crash left: tool processes ended, intents settled, sessions closed, work taken up again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.daemon.resumption import chain
+from perdure.daemon.scheduler import opened
+from perdure.daemon.settlement import REPEATABLE, mark_unknown, settle
+from perdure.state import projections
+from perdure.state.events import Draft, ModelReplied, SessionClosed, SlotClosed
+
+if TYPE_CHECKING:
+    from perdure.daemon.runtime import Runtime
+    from perdure.state.projections import SessionRow
+
+RESUMES_MAX = 3  # an interrupted session is taken up again this often in a row, then a person must look
+
+
+async def recover(runtime: Runtime) -> int:
+    """Bring the ledger to rest after a crash; returns how many things had to be settled. Crash-safe: every part finds what
+    is left by looking at the ledger, so that it may be cut off and run again."""
+    reader = runtime.ledger.reader
+    count = 0
+    for row in projections.open_intents(reader):
+        await mark_unknown(runtime, row, "the daemon ended while this ran")
+        count += 1
+    for row in projections.unknown_actions(reader):
+        if row.effect not in REPEATABLE:  # those are run again by the session that goes on
+            await settle(runtime, row)
+    for session in projections.open_sessions(reader):
+        await _close(runtime, session)
+        count += 1
+    await _close_abandoned_slots(runtime)
+    taken_up = {slot.resumes for slot in projections.slots(reader, open_only=True)}
+    for row in projections.unknown_actions(reader):
+        if row.effect in REPEATABLE and row.attempt_session not in taken_up:
+            await settle(runtime, row)
+    return count
+
+
+async def _close_abandoned_slots(runtime: Runtime) -> None:
+    """A slot whose session failed, cut off before its next try, ends with that session."""
+    for slot in projections.slots(runtime.ledger.reader, open_only=True):
+        if slot.session is not None:
+            closing = SlotClosed(
+                slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome="ran", session=slot.session
+            )
+            await runtime.ledger.write(closing)
+
+
+async def _close(runtime: Runtime, row: SessionRow) -> None:
+    """Close a session that a crash cut off, charge its open model calls in full, and open a slot that goes on from it."""
+    reader = runtime.ledger.reader
+    drafts: list[Draft] = []
+    spent = projections.spend(reader, 0, session=row.session)  # open reservations count in full
+    drafts += [
+        ModelReplied(
+            session=row.session,
+            task=row.task,
+            call=call.call,
+            status="crashed",
+            charged_tokens=call.tokens,
+            charged_usd=call.usd,
+            error="the daemon ended before the reply",
+        )
+        for call in projections.open_calls(reader, row.session)
+    ]
+    actions = projections.actions(reader, session=row.session)
+    asked = [action for action in actions if action.status == "unknown" and action.effect not in REPEATABLE]
+    now = runtime.now()
+    reason = "the daemon ended while this session ran"
+    if asked:
+        reason += f"; waits for a person to say what became of {asked[0].tool} ({asked[0].action})"
+    drafts.append(
+        SessionClosed(
+            session=row.session,
+            task=row.task,
+            slot=row.slot,
+            status="parked" if asked else "interrupted",
+            reason=reason,
+            steps=len(actions),
+            tokens=spent.tokens,
+            cost_usd=spent.usd,
+            duration_us=max(0, now - row.opened_at),
+        )
+    )
+    slot = projections.slot(reader, row.slot)
+    if slot is not None and slot.outcome is None:
+        closing = SlotClosed(
+            slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome="ran", session=row.session
+        )
+        drafts.append(closing)
+    if not asked:  # otherwise the answer opens the slot that goes on
+        drafts += go_on_from(runtime, row)
+    await runtime.ledger.write(*drafts)
+
+
+def go_on_from(runtime: Runtime, row: SessionRow) -> list[Draft]:
+    """The slot that takes an interrupted session up again; none once that was tried often enough, or for a dry run."""
+    interruptions = 1
+    for earlier in reversed(chain(runtime.ledger.reader, row.resumes)):
+        if earlier.status != "interrupted":
+            break
+        interruptions += 1
+    if interruptions > RESUMES_MAX or row.dry_run:
+        return []
+    return [opened(row.task, "resume", runtime.now(), cause=row.escalation, resumes=row.session)]

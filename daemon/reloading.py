@@ -1,0 +1,119 @@
+"""Edits of policies and tasks, in force without a restart; a broken one leaves the last good version in force, loudly."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from watchfiles import awatch
+
+from perdure.daemon.config import CONFIG_NAME, load_config
+from perdure.daemon.opening import anchored, configuration_events
+from perdure.daemon.scheduler import opened
+from perdure.daemon.workspace import POLICIES, TASKS, load_workspace
+from perdure.errors import PerdureError
+from perdure.state import projections
+from perdure.state.events import ConfigurationRejected
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from perdure.daemon.runtime import Runtime
+    from perdure.daemon.timer import Timer
+
+DEBOUNCE_MS = 100
+STEP_MS = 10
+log = structlog.get_logger(__name__)
+
+
+class Reloader:
+    """Watches the workspace's files, and the files that tasks wait for."""
+
+    def __init__(self, runtime: Runtime, timer: Timer) -> None:
+        self._runtime = runtime
+        self._timer = timer
+        self._asked = asyncio.Event()
+
+    def now(self) -> None:
+        """Reload as soon as possible (SIGHUP)."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        await asyncio.gather(self._watch(), self._answer())
+
+    async def _answer(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self.reload()
+
+    async def _watch(self) -> None:
+        config = self._runtime.config
+        state = str(config.state_dir)
+        watched = awatch(
+            config.workspace,
+            watch_filter=lambda _, path: not path.startswith(state),
+            debounce=DEBOUNCE_MS,
+            step=STEP_MS,
+            recursive=True,
+            yield_on_timeout=False,
+        )
+        async for changes in watched:
+            paths = [config.workspace.__class__(path) for _, path in changes]
+            if any(self._is_ours(path) for path in paths):
+                await self.reload()
+            self._fire_watches(paths)
+
+    def _is_ours(self, path: Path) -> bool:
+        workspace = self._runtime.config.workspace
+        return path.name == CONFIG_NAME or any(
+            parent in path.parents for parent in (workspace / POLICIES, workspace / TASKS)
+        )
+
+    def _fire_watches(self, paths: list[Path]) -> None:
+        for task in self._runtime.tasks.values():
+            if task.schedule is None or task.schedule.timed or not any(task.schedule.matches(path) for path in paths):
+                continue
+            reader = self._runtime.ledger.reader
+            waiting = [
+                slot for slot in projections.slots(reader, task=task.name, open_only=True) if slot.kind == "watch"
+            ]
+            running = {row.slot for row in projections.open_sessions(reader)}
+            if all(slot.slot in running for slot in waiting):
+                self._runtime.ledger.commit(opened(task.name, "watch", self._runtime.now()))
+
+    async def reload(self) -> str | None:
+        """Load policies and tasks anew. Returns the problems in words where the edit is broken and changes nothing."""
+        runtime = self._runtime
+        try:
+            config = load_config(runtime.config.workspace)
+            loaded = load_workspace(runtime.config.workspace, runtime.config)
+        except PerdureError as error:
+            await self._reject(str(error), len(getattr(error, "problems", ())) or 1)
+            return str(error)
+        if config.digest != runtime.config.digest:
+            text = f"{CONFIG_NAME} has changed: restart the daemon to bring it into force (policies and tasks need no restart)"
+            if runtime.last_problems.get("config") != text:
+                runtime.last_problems["config"] = text
+                log.warning(text)
+        else:
+            runtime.last_problems.pop("config", None)
+        self._timer.account()  # what was due under the old schedules, before the new ones come into force
+        drafts = configuration_events(runtime.ledger, loaded)
+        if drafts:
+            await runtime.ledger.write(*drafts)
+        runtime.policies, runtime.tasks = loaded.policies, anchored(runtime.ledger, loaded.tasks)
+        runtime.last_problems.pop("edit", None)
+        self._timer.reschedule()
+        log.info("reloaded", policies=loaded.policies.digest, tasks=len(loaded.tasks))
+        return None
+
+    async def _reject(self, text: str, problems: int) -> None:
+        if self._runtime.last_problems.get("edit") == text:
+            return
+        self._runtime.last_problems["edit"] = text
+        log.error("a broken edit changes nothing: the last good version stays in force", problems=text)
+        rejected = ConfigurationRejected(kind="edit", problems=problems, payload={"text": text})
+        await self._runtime.alarm("broken-edit", f"the last good version stays in force.\n{text}", drafts=(rejected,))

@@ -1,0 +1,88 @@
+"""Going on from an earlier session: what it had done, and what a person answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from perdure.daemon.planners.moves import Proposal, Taken
+from perdure.state import projections
+
+if TYPE_CHECKING:
+    from perdure.state.ledger import LedgerReader
+    from perdure.state.projections import ActionRow, SessionRow
+
+
+def chain(reader: LedgerReader, session: str | None) -> list[SessionRow]:
+    """The session and those it resumes, oldest first."""
+    rows: list[SessionRow] = []
+    while session is not None:
+        row = projections.session(reader, session)
+        if row is None:
+            break
+        rows.append(row)
+        session = row.resumes
+    return rows[::-1]
+
+
+def recorded_steps(reader: LedgerReader, sessions: list[SessionRow]) -> list[Taken]:
+    """Every step of these sessions as it ended, in order; a step done again under the same key counts once, as last ended."""
+    steps: dict[str, Taken] = {}
+    for row in sessions:
+        for action in projections.actions(reader, session=row.session):
+            taken = recorded_step(reader, action)
+            key = taken.proposal.key or action.action
+            steps.pop(key, None)
+            steps[key] = taken
+    return list(steps.values())
+
+
+def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
+    """One step as the ledger holds it. An action that joined another's question ended as that one did."""
+    proposal = recorded_proposal(reader, action)
+    row = _joined_to(reader, action) or action
+    ended: dict[str, Any] = {}
+    for event in reader.events(action=row.action, types=("action.ended",)):
+        payload = reader.payload(event.seq)
+        ended = payload if isinstance(payload, dict) else {}
+    decision, reason = row.decision or "escalate", ""
+    if row.status is not None:
+        decision = "auto"
+    elif row.escalation is not None:
+        question = projections.escalation(reader, row.escalation)
+        if question is not None and question.state in ("denied", "expired"):
+            decision, reason = "deny", f"a person's answer: {question.state}"
+    return Taken(
+        step=action.step,
+        proposal=proposal,
+        action=action.action,
+        decision=decision,
+        reason=reason,
+        status=row.status,
+        result=ended.get("result"),
+        error=ended.get("error"),
+    )
+
+
+def recorded_proposal(reader: LedgerReader, action: ActionRow) -> Proposal:
+    """The proposal as it was made."""
+    payload = reader.payload(action.seq_proposed)
+    held: dict[str, Any] = payload if isinstance(payload, dict) else {}
+    return Proposal(
+        tool=action.tool,
+        args=held.get("args", {}),
+        provenance=held.get("provenance", {}),
+        confidence=action.confidence,
+        key=action.key,
+        says=held.get("says", ""),
+        on_escalate=held.get("on_escalate", "park"),
+        on_error=held.get("on_error", "stop"),
+    )
+
+
+def _joined_to(reader: LedgerReader, action: ActionRow) -> ActionRow | None:
+    if action.escalation is None:
+        return None
+    question = projections.escalation(reader, action.escalation)
+    if question is None or question.action == action.action:
+        return None
+    return projections.action(reader, question.action)

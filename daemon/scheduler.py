@@ -1,0 +1,130 @@
+"""Which slots are due: every expected firing is accounted for, whatever the machine, the clock or the schedule did."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.state import projections
+from perdure.state.events import Draft, SlotClosed, SlotKind, SlotOpened, SlotOutcome
+
+if TYPE_CHECKING:
+    from perdure.daemon.front_matter import IfMissed
+    from perdure.daemon.schedule import Schedule
+    from perdure.daemon.tasks import Task
+    from perdure.state.ledger import LedgerReader
+
+ON_TIME_SECONDS = 60  # a firing noticed within this time is on time; later ones fall under `if_missed`
+
+
+def slot_name(task: str, kind: SlotKind, due: int) -> str:
+    """The slot's identity: one task, one kind, one instant."""
+    return f"{task}/{kind}/{iso(due)}"
+
+
+def opened(
+    task: str,
+    kind: SlotKind,
+    due: int,
+    *,
+    cause: str | None = None,
+    resumes: str | None = None,
+    dry_run: bool | None = None,
+) -> SlotOpened:
+    """The event that opens a slot."""
+    name = slot_name(task, kind, due)
+    return SlotOpened(slot=name, task=task, kind=kind, due=due, cause=cause, resumes=resumes, dry_run=dry_run or None)
+
+
+def closed(task: str, outcome: SlotOutcome, firings: list[int], count: int, rule: str) -> SlotClosed:
+    """One event for the scheduled firings `firings[0]` … `firings[-1]`, of which there were `count`, none of which ran."""
+    first, last = firings[0], firings[-1]
+    return SlotClosed(
+        slot=slot_name(task, "scheduled", first),
+        task=task,
+        kind="scheduled",
+        due=first,
+        outcome=outcome,
+        rule=rule,
+        last_due=last if count > 1 else None,
+        count=count,
+    )
+
+
+def account(reader: LedgerReader, task: Task, in_force_since: int, now: int) -> list[Draft]:
+    """Events for every firing of the task's schedule since the last one accounted for, up to `now`.
+
+    `in_force_since` (microseconds UTC) is when this schedule came into force: earlier firings were never expected of it.
+    """
+    if task.schedule is None:
+        return []
+    last = projections.last_slot(reader, task.name, "scheduled")
+    accounted = in_force_since if last is None else max(in_force_since, last.last_due or last.due)
+    old, recent = _split(task.schedule, accounted, now)
+    waiting = any(slot.kind == "scheduled" for slot in projections.slots(reader, task=task.name, open_only=True))
+    drafts = _missed(task, old, now, superseded=bool(recent) or waiting) if old.count else []
+    taken = waiting or any(isinstance(draft, SlotOpened) for draft in drafts)
+    passed = recent if taken else recent[:-1]
+    if passed:
+        drafts.append(
+            closed(task.name, "coalesced", passed, len(passed), "another slot of this task still waits to run")
+        )
+    if recent and not taken:
+        drafts.append(opened(task.name, "scheduled", recent[-1]))
+    return drafts
+
+
+class _Range:
+    """Firings in order, of which only the first and the last `keep` are held."""
+
+    def __init__(self, keep: int) -> None:
+        self.count = 0
+        self.first: int | None = None
+        self.tail: deque[int] = deque(maxlen=keep)
+
+    def add(self, due: int) -> None:
+        self.count += 1
+        if self.first is None:
+            self.first = due
+        self.tail.append(due)
+
+
+RUN_ALL_MAX = 1_000  # `run-all` never opens more slots than this at once
+
+
+def _split(schedule: Schedule, after: int, now: int) -> tuple[_Range, list[int]]:
+    """Firings in (after, now]: those that were missed, and those that are on time."""
+    old, recent = _Range(RUN_ALL_MAX + 1), []
+    for due in schedule.between(after, now):
+        if now - due > ON_TIME_SECONDS * MICROSECONDS:
+            old.add(due)
+        else:
+            recent.append(due)
+    return old, recent
+
+
+def _missed(task: Task, old: _Range, now: int, *, superseded: bool) -> list[Draft]:
+    """What `if_missed` makes of firings that nobody noticed in time. `superseded`: one that is on time runs anyway."""
+    wanted = _wanted(task.if_missed, list(old.tail), now, superseded=superseded)
+    lost = old.count - len(wanted)
+    drafts: list[Draft] = []
+    if lost:
+        last_lost = old.tail[-len(wanted) - 1]
+        first = old.first if old.first is not None else last_lost
+        drafts.append(closed(task.name, "missed", [first, last_lost], lost, f"if_missed: {task.if_missed.text}"))
+    drafts += [opened(task.name, "scheduled", due) for due in wanted]
+    return drafts
+
+
+def _wanted(if_missed: IfMissed, firings: list[int], now: int, *, superseded: bool) -> list[int]:
+    match if_missed.mode:
+        case "run-once":
+            return [] if superseded else firings[-1:]
+        case "run-all":
+            return firings[-min(if_missed.max or RUN_ALL_MAX, RUN_ALL_MAX) :]
+        case "run-if-within":
+            within = int((if_missed.within or 0) * MICROSECONDS)
+            return [due for due in firings[-1:] if now - due <= within and not superseded]
+        case _:
+            return []

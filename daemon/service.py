@@ -1,0 +1,258 @@
+"""The daemon's life: open, recover, schedule, run, reload, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import perdure
+from perdure.daemon import operations
+from perdure.daemon.clock import Identifiers
+from perdure.daemon.config import load_config
+from perdure.daemon.control import ControlServer
+from perdure.daemon.opening import open_runtime, own_ledger
+from perdure.daemon.recovery import recover
+from perdure.daemon.reloading import Reloader
+from perdure.daemon.runtime import Runtime
+from perdure.daemon.sandbox.strays import end_strays
+from perdure.daemon.slot_runner import SlotRunner
+from perdure.daemon.supervision import Supervision
+from perdure.daemon.timer import Timer
+from perdure.daemon.undoing import undo
+from perdure.daemon.workspace import load_workspace
+from perdure.errors import PerdureError
+from perdure.state import projections
+from perdure.state.events import JSON, DaemonStarted, DaemonStopped, Event
+from perdure.state.ledger import Ledger, LedgerUnwritable
+
+HEARTBEAT = "heartbeat"
+OnEvent = Callable[[tuple[Event, ...]], None]
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """A running daemon on an open runtime."""
+
+    def __init__(self, runtime: Runtime, *, sessions_max: int | None = None) -> None:
+        self.runtime = runtime
+        self.supervision = Supervision(heartbeat=runtime.config.state_dir / HEARTBEAT)
+        self.runner = SlotRunner(runtime, stop=self.fail)
+        self.timer = Timer(runtime, self.runner.wake)
+        self.reloader = Reloader(runtime, self.timer)
+        self.stopped = asyncio.Event()
+        self.reason = ""
+        self.failed = False
+        self._sessions_left = sessions_max
+        self._started = runtime.now()
+
+    async def run(self) -> int:
+        """Serve until asked to stop; returns the exit code."""
+        runtime = self.runtime
+        control = ControlServer(runtime.config.state_dir, self.operate)
+        unsubscribe = runtime.ledger.subscribe(self._saw)
+        self._listen_to_signals()
+        started = DaemonStarted(
+            pid=os.getpid(), fence=runtime.ledger.fence, version=perdure.__version__, host=socket.gethostname()
+        )
+        await runtime.ledger.write(started)
+        end_strays(runtime.config.state_dir)
+        settled = await recover(runtime)
+        async with AsyncExitStack() as stack:
+            self.timer.start()
+            stack.callback(self.timer.stop)
+            await control.start()
+            stack.push_async_callback(control.stop)
+            background = [
+                asyncio.create_task(self.reloader.run(), name="reloading"),
+                asyncio.create_task(self.supervision.keep_beating(runtime.clock.sleep), name="heartbeat"),
+            ]
+            for task in background:
+                stack.callback(task.cancel)
+            running = asyncio.create_task(self.runner.run(), name="slots")
+            self.supervision.ready(f"{len(runtime.tasks)} tasks; {settled} things settled after the last run")
+            await self.stopped.wait()
+            self.supervision.stopping(self.reason, seconds_max=60)
+            runtime.stopping = True
+            self.runner.wake()
+            await running
+        unsubscribe()
+        if not self.failed:
+            await runtime.ledger.write(DaemonStopped(fence=runtime.ledger.fence, reason=self.reason))
+        return 1 if self.failed else 0
+
+    def stop(self, reason: str) -> None:
+        """Stop cleanly: running sessions end after the step they are in."""
+        self.reason = self.reason or reason
+        self.stopped.set()
+
+    def fail(self, reason: str) -> None:
+        """Stop because the daemon may not go on; loudly."""
+        self.failed = True
+        log.critical("stopping", reason=reason)
+        self.stop(reason)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def asked(name: str) -> None:
+            if self.stopped.is_set():
+                log.critical("stopping at once", signal=name)
+                os._exit(130)  # the second signal: what is open now is settled at the next start
+            self.stop(name)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError):  # not in the main thread: whoever runs us stops us
+                loop.add_signal_handler(number, asked, signal.Signals(number).name)
+        with suppress(NotImplementedError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, self.reloader.now)
+
+    def _saw(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            if event.type.startswith(("slot.", "escalation.", "resumed")):
+                self.runner.wake()
+            if event.type == "slot.closed" and event.body.get("session") and self._sessions_left is not None:
+                self._sessions_left -= 1
+                if self._sessions_left <= 0:
+                    self.stop("ran as many sessions as asked for")
+
+    # -- what a person asks over the control socket ------------------------------------------------------------------
+
+    async def operate(self, operation: str, params: dict[str, Any], uid: int) -> JSON:
+        """Carry out one request of the control socket."""
+        match operation:
+            case "status":
+                return self._facts()
+            case "reload":
+                return {"problems": await self.reloader.reload()}
+            case "session.run":
+                return await self._session(params, uid, operations.ask_for_session)
+            case "session.retry":
+                return await self._session(params, uid, operations.retry)
+        return await operate(self.runtime, operation, params, uid)
+
+    async def _session(self, params: dict[str, Any], uid: int, ask: Callable[..., str]) -> JSON:
+        known_task(self.runtime, params)
+        slot = ask(self.runtime.ledger, self.runtime.now(), uid, **params)
+        return await ending_of(self.runner, self.runtime, slot)
+
+    def _facts(self) -> dict[str, JSON]:
+        return {
+            "pid": os.getpid(),
+            "since": self._started,
+            "running": list(self.runner.running),
+            "next": dict(self.timer.next_firings()),
+            "problems": dict(self.runtime.last_problems),
+            "stopping": self.runtime.stopping,
+        }
+
+
+async def serve(workspace: Path, *, on_event: OnEvent | None = None, sessions_max: int | None = None) -> int:
+    """Run the daemon in the foreground until SIGTERM; returns its exit code. Raises Problems before anything starts."""
+    loaded = load_workspace(workspace)
+    with own_ledger(loaded.config) as owned:
+        if on_event is not None:
+            owned.ledger.subscribe(on_event)
+        try:
+            async with open_runtime(owned, loaded) as runtime:
+                return await Service(runtime, sessions_max=sessions_max).run()
+        except LedgerUnwritable as error:
+            log.critical("the ledger cannot be written: nothing runs", reason=str(error))
+            raise
+
+
+async def operate_alone(
+    workspace: Path, operation: str, params: dict[str, Any], *, on_event: OnEvent | None = None
+) -> JSON:
+    """Do what a person asks where no daemon runs: under the workspace's lock, in this process."""
+    config = load_config(workspace)
+    if operation == "status":
+        return {"pid": None}
+    with own_ledger(config) as owned:
+        if on_event is not None:
+            owned.ledger.subscribe(on_event)
+        if operation in LEDGER_OPERATIONS:
+            return _on_ledger(owned.ledger, owned.identifiers, owned.clock.now(), operation, params, os.getuid())
+        loaded = load_workspace(workspace, config)
+        async with open_runtime(owned, loaded) as runtime:
+            await recover(runtime)
+            runner = SlotRunner(runtime, stop=lambda reason: log.critical("stopping", reason=reason))
+            if operation in ("session.run", "session.retry"):
+                known_task(runtime, params)
+                ask = operations.ask_for_session if operation == "session.run" else operations.retry
+                slot = ask(owned.ledger, runtime.now(), os.getuid(), **params)
+                row = projections.slot(owned.ledger.reader, slot)
+                assert row is not None
+                await runner.run_slot(row)
+                return await ending_of(runner, runtime, slot)
+            return await operate(runtime, operation, params, os.getuid())
+
+
+LEDGER_OPERATIONS = frozenset({"answer", "pause", "resume", "grants.revoke"})
+
+
+async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid: int) -> JSON:
+    """The operations that need no scheduler, on an open runtime."""
+    if operation in LEDGER_OPERATIONS:
+        return _on_ledger(runtime.ledger, runtime.identifiers, runtime.now(), operation, params, uid)
+    if operation == "undo":
+        return await undo(runtime, uid, **params)
+    raise PerdureError("do", operation, "there is no such operation", "Use the perdure command of the same version")
+
+
+def _on_ledger(
+    ledger: Ledger, identifiers: Identifiers, now: int, operation: str, params: dict[str, Any], uid: int
+) -> JSON:
+    match operation:
+        case "answer":
+            return operations.answer(ledger, identifiers, now, uid, **params)
+        case "pause":
+            return operations.pause(ledger, uid, **params)
+        case "resume":
+            return operations.resume(ledger, uid, **params)
+        case _:
+            return operations.revoke_grant(ledger, uid, **params)
+
+
+def known_task(runtime: Runtime, params: dict[str, Any]) -> None:
+    """Raises PerdureError where `params` names a task that is not in force."""
+    name = params.get("task")
+    if name is not None and name not in runtime.tasks:
+        known = ", ".join(sorted(runtime.tasks)) or "none"
+        raise PerdureError("run", f"the task {name}", "there is no such task", f"Tasks here: {known}")
+
+
+async def ending_of(runner: SlotRunner, runtime: Runtime, slot: str) -> JSON:
+    """How the session of `slot` ended, once it has."""
+    closed = asyncio.Event()
+
+    def saw(events: tuple[Event, ...]) -> None:
+        if any(event.type == "slot.closed" and event.body["slot"] == slot for event in events):
+            closed.set()
+
+    unsubscribe = runtime.ledger.subscribe(saw)
+    try:
+        row = projections.slot(runtime.ledger.reader, slot)
+        if row is not None and row.outcome is None:
+            await closed.wait()
+    finally:
+        unsubscribe()
+    row = projections.slot(runtime.ledger.reader, slot)
+    ending = runner.endings.pop(slot, None)
+    outcome = row.outcome if row is not None else None
+    if ending is None:
+        return {"slot": slot, "outcome": outcome, "rule": row.rule if row is not None else None}
+    return {
+        "slot": slot,
+        "outcome": outcome,
+        "session": ending.session,
+        "status": ending.status,
+        "reason": ending.reason,
+    }

@@ -1,0 +1,384 @@
+"""One bounded session: compact, see, then propose – decide – do until finished or a bound, and close with a proven status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from perdure.daemon.budget import Budget
+from perdure.daemon.clock import MICROSECONDS
+from perdure.daemon.governance import judge
+from perdure.daemon.loops import LoopGuard
+from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Taken, View
+from perdure.daemon.postconditions import Postconditions, failures
+from perdure.daemon.resumption import chain, recorded_proposal, recorded_step, recorded_steps
+from perdure.daemon.settlement import REPEATABLE, settle
+from perdure.daemon.sight import see
+from perdure.daemon.steps import Parked, Rejected, Steps
+from perdure.daemon.tools.model import ToolRefused
+from perdure.errors import PerdureError
+from perdure.memory.assembly import ContextTooSmall
+from perdure.state import projections
+from perdure.state.events import (
+    JSON,
+    Draft,
+    ModelReplied,
+    ModelRequested,
+    SessionClosed,
+    SessionOpened,
+    SessionStatus,
+    SlotClosed,
+    StepRejected,
+)
+from perdure.state.ledger import LedgerUnwritable
+
+if TYPE_CHECKING:
+    from perdure.daemon.runtime import Runtime
+    from perdure.daemon.tasks import Task
+    from perdure.memory.context import Context
+    from perdure.state.ledger import LedgerReader
+    from perdure.state.projections import EscalationRow, SlotRow
+
+LATE_AFTER_SECONDS = 60
+
+
+class Ended(Exception):
+    """The session is over: `status` and why."""
+
+    def __init__(self, status: SessionStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a session ended."""
+
+    session: str
+    status: SessionStatus
+    reason: str
+
+
+class Session:
+    """One run of `task` for `slot`. `last_try` False leaves the slot open after a failure, for another try."""
+
+    def __init__(self, runtime: Runtime, task: Task, slot: SlotRow, *, last_try: bool = True) -> None:
+        self.runtime, self.task, self.slot, self.last_try = runtime, task, slot, last_try
+        self.dry_run = bool(slot.dry_run)
+        self.id = runtime.identifiers.new()
+        self.planner = runtime.plan(task)
+        self.earlier = chain(runtime.ledger.reader, slot.resumes)
+        self.escalation: EscalationRow | None = None
+        if slot.kind == "resume" and slot.cause is not None:
+            self.escalation = projections.escalation(runtime.ledger.reader, slot.cause)
+        self.budget = Budget.remaining(task.bounds, self.earlier)
+        self.started = runtime.clock.monotonic()
+        self.steps = Steps(
+            runtime=runtime,
+            task=task,
+            session=self.id,
+            offered=frozenset(task.tools),
+            seconds_left=self.seconds_left,
+            dry_run=self.dry_run,
+        )
+        self.postconditions = Postconditions(runtime, task, self.id, task.slot_facts(slot))
+        self.taken: list[Taken] = []
+        self.waiting: list[Draft] = []  # events that ride the next commit
+        self.rejected: str | None = None
+        self.rejections = 0
+        self.finish = Finish()
+        self.guard = LoopGuard()
+
+    def seconds_left(self) -> float:
+        """Seconds until this session's time bound."""
+        return self.budget.minutes_left * 60 - (self.runtime.clock.monotonic() - self.started)
+
+    async def run(self) -> Ending:
+        """Run to the end. Whatever happens short of a ledger that cannot be written, the session closes."""
+        await self._open()
+        try:
+            context = await see(self.runtime, self.task, self.slot, self.id, self.planner)
+            await self._settle_earlier()
+            if await self._act_on_answer():
+                await self._loop(context)
+            status, reason = await self._prove()
+        except Ended as end:
+            status, reason = end.status, end.reason
+        except Parked as wait:
+            status, reason = "parked", f"waits for the answer to {wait.escalation} ({wait.tool})"
+        except ContextTooSmall as error:
+            status, reason = "failed", str(error)
+        except LedgerUnwritable:
+            raise
+        except PerdureError as error:
+            status, reason = "failed", str(error)
+        except Exception as error:  # noqa: BLE001 - loud, and the daemon goes on: the session failed by a defect of ours
+            status, reason = "failed", f"defect: {type(error).__name__}: {error}"
+        return await self._close(status, reason)
+
+    async def _open(self) -> None:
+        await self.runtime.ledger.write(
+            SessionOpened(
+                session=self.id,
+                task=self.task.name,
+                slot=self.slot.slot,
+                planner=self.planner.name,
+                model=self.planner.model,
+                bounds=self.budget.bounds(),
+                task_digest=self.task.digest,
+                policies=self.runtime.policies.digest,
+                fence=self.runtime.ledger.fence,
+                resumes=self.slot.resumes,
+                escalation=self.escalation.escalation if self.escalation else None,
+                dry_run=self.dry_run or None,
+                payload={"instruction": self.task.instruction},
+            )
+        )
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    async def _loop(self, context: Context) -> None:
+        before = recorded_steps(self.runtime.ledger.reader, self.earlier)
+        recorded = {taken.proposal.key: taken for taken in before if taken.proposal.key is not None}
+        while True:
+            self._check_bounds()
+            move = await self._move(self._view(context, before, recorded))
+            match move:
+                case Finish():
+                    self.finish = move
+                    return
+                case Malformed():
+                    await self._reject(move.reason, move.detail)
+                case Proposal():
+                    if self.budget.steps_left < 1:
+                        await self._reject("no-steps-left", "the bound on steps is reached", final=False)
+                        raise Ended("limited", f"all {self.task.bounds.steps} steps are used")
+                    await self._take(move)
+
+    def _check_bounds(self) -> None:
+        if self.runtime.stopping:
+            raise Ended("interrupted", "the daemon was asked to stop")
+        if self.seconds_left() <= 0:
+            raise Ended("limited", f"the bound of {self.task.bounds.minutes:g} minutes is reached")
+        loop = self.guard.loop()
+        if loop is not None:
+            raise Ended("failed", loop)
+
+    def _view(self, context: Context, before: Sequence[Taken], recorded: dict[str, Taken]) -> View:
+        reader = self.runtime.ledger.reader
+        return View(
+            session=self.id,
+            task=self.task.name,
+            step=self.budget.steps_used + 1,
+            context=context,
+            tools=[self.runtime.tools[name].spec for name in self.task.tools],
+            taken=[*before, *self.taken],
+            recorded=recorded,
+            slot=self.task.slot_facts(self.slot),
+            last=last_saved(reader, self.task.name),
+            rejected=self.rejected,
+            steps_left=self.budget.steps_left,
+            tokens_left=self.budget.tokens_left,
+        )
+
+    async def _move(self, view: View) -> Move:
+        request = self.planner.request(view)
+        seconds = max(1.0, self.seconds_left())
+        if request is None:
+            return (await self.planner.propose(view, None, seconds)).move
+        refusal = self.budget.reserve(request)
+        if refusal is not None:
+            raise Ended("limited", refusal)
+        call = self.runtime.identifiers.new()
+        reservation = ModelRequested(
+            session=self.id,
+            task=self.task.name,
+            call=call,
+            model=request.model,
+            purpose="propose",
+            prompt_tokens=request.prompt_tokens,
+            completion_cap=request.completion_cap,
+            reserved_tokens=request.prompt_tokens + request.completion_cap,
+            reserved_usd=request.usd_max,
+            payload=request.body,
+        )
+        await self.runtime.ledger.write(*self._flush(), reservation)
+        reply = await self.planner.propose(view, request, seconds)
+        self.waiting.append(self._settle(call, reply))
+        return reply.move
+
+    def _settle(self, call: str, reply: Reply) -> ModelReplied:
+        charged = self.budget.settle(reply)
+        usage = reply.usage
+        return ModelReplied(
+            session=self.id,
+            task=self.task.name,
+            call=call,
+            status=reply.failed or "replied",
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            charged_tokens=charged.tokens,
+            charged_usd=charged.usd,
+            error=reply.move.reason if reply.failed and isinstance(reply.move, Malformed) else None,
+            payload=reply.raw,
+        )
+
+    async def _take(self, proposal: Proposal) -> None:
+        self.budget.use_step()
+        try:
+            taken = await self.steps.take(self.budget.steps_used, proposal, self._flush())
+        except Rejected as error:
+            await self._reject(error.reason, error.detail, counted=True)
+            return
+        if taken.status == "unknown":
+            taken = await self._settled(taken)
+        self.rejected, self.rejections = None, 0
+        self.taken.append(taken)
+        self.guard.saw(taken)
+
+    async def _settle_earlier(self) -> None:
+        """Settle what the session that this one goes on from left unknown."""
+        for row in projections.unknown_actions(self.runtime.ledger.reader):
+            unsettled = row.effect in REPEATABLE and any(
+                row.attempt_session == earlier.session for earlier in self.earlier
+            )
+            if unsettled and await settle(self.runtime, row, self.steps) == "unknown":
+                question = projections.open_escalation_for(self.runtime.ledger.reader, self.task.name, row.digest)
+                raise Parked(question.escalation if question else row.action, row.tool)
+
+    async def _settled(self, taken: Taken) -> Taken:
+        """The step after its unknown outcome was settled by effect class; parked where only a person can."""
+        reader = self.runtime.ledger.reader
+        row = projections.action(reader, taken.action)
+        if row is None or await settle(self.runtime, row, self.steps) != "unknown":
+            row = projections.action(reader, taken.action)
+            return recorded_step(reader, row) if row is not None else taken
+        question = projections.open_escalation_for(reader, self.task.name, row.digest)
+        raise Parked(question.escalation if question else row.action, row.tool)
+
+    async def _reject(self, reason: str, detail: str, *, counted: bool = False, final: bool = True) -> None:
+        """A move that is no action: recorded, counted, told to the planner once; the second in a row ends the session."""
+        if not counted:
+            self.budget.use_step()
+        step = StepRejected(
+            session=self.id,
+            task=self.task.name,
+            step=self.budget.steps_used,
+            reason=reason,
+            payload={"detail": detail},
+        )
+        await self.runtime.ledger.write(*self._flush(), step)
+        self.rejections += 1
+        if final and (self.planner.name == "playbook" or self.rejections > 1 or self.budget.steps_left < 1):
+            raise Ended("failed", f"{reason}: {detail}")
+        self.rejected = detail
+
+    def _flush(self) -> list[Draft]:
+        drafts, self.waiting = self.waiting, []
+        return drafts
+
+    # -- a person's answer ------------------------------------------------------------------------------------------
+
+    async def _act_on_answer(self) -> bool:
+        """Carry out exactly what was approved, once. Returns whether the planner goes on: not where nothing was parked."""
+        question = self.escalation
+        parked = bool(self.earlier) and self.earlier[-1].status in ("parked", "interrupted")
+        if question is None or question.state != "approved":
+            return parked or question is None
+        reader = self.runtime.ledger.reader
+        row = projections.action(reader, question.action)
+        if row is None:
+            return parked
+        proposal = recorded_proposal(reader, row)
+        tool = self.runtime.tools.get(row.tool)
+        try:
+            prepared = tool.prepare(proposal.args) if tool is not None else None
+        except ToolRefused as error:
+            raise Ended("failed", f"the approved action can no longer be prepared: {error}") from error
+        if tool is None or prepared is None:
+            raise Ended("failed", f"the approved action needs the tool {row.tool}, which is gone")
+        if prepared.digest != question.digest:
+            reason = (
+                f"what {question.escalation} approved is not what would run now (its digest changed); it is asked again"
+            )
+            await self.runtime.alarm("approval-stale", reason, about=question.escalation)
+            await self._take(proposal)
+            return parked
+        decision = judge(self.runtime, self.task, self.id, prepared, proposal, steps=row.step)
+        if decision.decision == "deny":
+            await self.runtime.ledger.write(*self._flush(), self.steps.decided(row.action, decision))
+            raise Ended("failed", f"approved, but the policies in force now deny it: {decision.reason}")
+        self.budget.use_step()
+        attempt = row.attempt + 1
+        intent = self.steps.intent(row.action, prepared, attempt=attempt, approval=question.escalation)
+        await self.runtime.ledger.write(*self._flush(), intent)
+        taken = await self.steps.carry_out(
+            row.step, proposal, row.action, tool, prepared, attempt=attempt, reason=f"approved by uid {question.uid}"
+        )
+        if not parked:
+            self.taken.append(taken)
+            if taken.status != "succeeded":
+                raise Ended("failed", f"the approved {row.tool} ended as {taken.status}: {taken.error}")
+        return parked
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    async def _prove(self) -> tuple[SessionStatus, str]:
+        """The status that the postconditions prove."""
+        await self.runtime.ledger.write(*self._flush())
+        if self.dry_run:
+            return "unverified", "dry run: effects were decided, not done"
+        if not self.task.postconditions:
+            return "unverified", "finished; the task declares no postconditions"
+        checking = replace(self.steps, offered=frozenset({"run_command", "http_request"}))
+        failed = failures(await self.postconditions.check(checking))
+        if failed:
+            return "failed", failed
+        return "succeeded", f"finished; {len(self.task.postconditions)} postconditions hold"
+
+    async def _close(self, status: SessionStatus, reason: str) -> Ending:
+        duration = int((self.runtime.clock.monotonic() - self.started) * MICROSECONDS)
+        closed = SessionClosed(
+            session=self.id,
+            task=self.task.name,
+            slot=self.slot.slot,
+            status=status,
+            reason=reason,
+            steps=self.budget.steps_used,
+            tokens=self.budget.tokens_used,
+            cost_usd=self.budget.usd_used,
+            duration_us=duration,
+            payload={"saved": dict(self.finish.saved), "says": self.finish.says},
+        )
+        drafts: list[Draft] = [*self._flush(), closed]
+        if status != "failed" or self.last_try:
+            drafts.append(self._slot_closed())
+        await self.runtime.ledger.write(*drafts)
+        if status in ("failed", "limited"):
+            await self.runtime.notifier.notify(self.id, f"{self.task.name}: session {status}", reason)
+        return Ending(session=self.id, status=status, reason=reason)
+
+    def _slot_closed(self) -> SlotClosed:
+        waited = (self.runtime.now() - self.slot.due) / MICROSECONDS - (self.runtime.clock.monotonic() - self.started)
+        late = self.slot.kind == "scheduled" and waited > LATE_AFTER_SECONDS
+        return SlotClosed(
+            slot=self.slot.slot,
+            task=self.task.name,
+            kind=self.slot.kind,
+            due=self.slot.due,
+            outcome="late" if late else "ran",
+            session=self.id,
+        )
+
+
+def last_saved(reader: LedgerReader, task: str) -> dict[str, JSON]:
+    """What the task's last finished session saved, for `last.*`."""
+    for event in reader.events(types=("session.closed",), task=task, newest_first=True):
+        if event.body["status"] not in ("succeeded", "unverified"):
+            continue
+        payload = reader.payload(event.seq)
+        if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict) and saved:
+            return saved
+    return {}

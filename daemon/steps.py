@@ -1,0 +1,308 @@
+"""One step of a session: a proposal is prepared, decided, and — only with its intent on disk — carried out once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from perdure.daemon.clock import MICROSECONDS
+from perdure.daemon.governance import judge
+from perdure.daemon.planners.moves import Proposal, Taken
+from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolRefused
+from perdure.state import projections
+from perdure.state.events import (
+    JSON,
+    ActionDecided,
+    ActionEnded,
+    ActionIntended,
+    ActionProposed,
+    ActionStatus,
+    ActionVerified,
+    Draft,
+    EscalationJoined,
+    EscalationOpened,
+)
+
+if TYPE_CHECKING:
+    from perdure.daemon.runtime import Runtime
+    from perdure.daemon.tasks import Task
+    from perdure.policies.model import Decision
+
+STOP_GRACE_SECONDS = 20.0  # how long a running tool may go on once the daemon has been asked to stop
+
+
+class Rejected(Exception):
+    """The proposal cannot become an action; `reason` is a code and `detail` is told to the planner."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Parked(Exception):
+    """The session waits for a person's answer to `escalation`."""
+
+    def __init__(self, escalation: str, tool: str) -> None:
+        super().__init__(escalation)
+        self.escalation = escalation
+        self.tool = tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Takes the steps of one session. `seconds_left` bounds each tool call; a dry run decides everything and executes
+    reads only."""
+
+    runtime: Runtime
+    task: Task
+    session: str
+    offered: frozenset[str]
+    seconds_left: Callable[[], float]
+    dry_run: bool = False
+    asked_by: int | None = None  # the uid of the person whose own command this is: a question would be for them
+
+    async def take(self, step: int, proposal: Proposal, before: Sequence[Draft] = ()) -> Taken:
+        """Decide the proposal and do what was decided. `before` are events that ride the same commit.
+
+        Raises Rejected (nothing was recorded but what the caller records) and Parked (the question is on disk).
+        """
+        tool, prepared = self._prepare(proposal)
+        action = self.runtime.identifiers.new()
+        decision = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step)
+        if self.asked_by is not None and decision.decision == "escalate":
+            decision = replace(decision, decision="auto", reason=f"asked for by uid {self.asked_by}")
+        record = (*before, self._proposed(action, step, prepared, proposal), self.decided(action, decision))
+        if decision.decision == "deny":
+            await self.runtime.ledger.write(*record)
+            return self._refused(step, proposal, action, decision.reason)
+        effect = prepared.effect or prepared.spec.effect
+        if self.dry_run and (decision.decision == "escalate" or effect != "read"):
+            await self.runtime.ledger.write(*record)
+            return _taken(
+                step, proposal, action, decision.decision, "dry run: decided, not done", "succeeded", {"dry_run": True}
+            )
+        if decision.decision == "escalate":
+            return await self._ask(step, proposal, action, prepared, decision, record)
+        await self.runtime.ledger.write(*record, self.intent(action, prepared, attempt=1))
+        return await self.carry_out(step, proposal, action, tool, prepared, attempt=1, reason=decision.reason)
+
+    def _prepare(self, proposal: Proposal) -> tuple[Tool, Prepared]:
+        tool = self.runtime.tools.get(proposal.tool) if proposal.tool in self.offered else None
+        if tool is None:
+            raise Rejected(
+                "unknown-tool", f"no tool {proposal.tool!r} is offered here; offered: {', '.join(sorted(self.offered))}"
+            )
+        try:
+            return tool, tool.prepare(proposal.args)
+        except ToolRefused as error:
+            raise Rejected("bad-arguments", str(error)) from error
+
+    def _proposed(self, action: str, step: int, prepared: Prepared, proposal: Proposal) -> ActionProposed:
+        payload: dict[str, JSON] = {
+            "args": dict(prepared.args),
+            "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
+            "paths": {name: list(paths) for name, paths in prepared.paths.items()},
+            "cwd": prepared.cwd,
+            "says": proposal.says,
+            "on_escalate": proposal.on_escalate,
+            "on_error": proposal.on_error,
+        }
+        return ActionProposed(
+            action=action,
+            session=self.session,
+            task=self.task.name,
+            step=step,
+            tool=prepared.spec.name,
+            effect=prepared.effect or prepared.spec.effect,
+            digest=prepared.digest,
+            confidence=proposal.confidence,
+            key=proposal.key,
+            payload=payload,
+        )
+
+    def decided(self, action: str, decision: Decision) -> ActionDecided:
+        """The record of what the policies said."""
+        return ActionDecided(
+            action=action,
+            session=self.session,
+            task=self.task.name,
+            decision=decision.decision,
+            rules=[asdict(hit) for hit in decision.rules],
+            reason=decision.reason,
+            policies=decision.policies,
+            grant=decision.grant,
+        )
+
+    def intent(self, action: str, prepared: Prepared, *, attempt: int, approval: str | None = None) -> ActionIntended:
+        """The record that must be durable before the effect."""
+        return ActionIntended(
+            action=action,
+            session=self.session,
+            task=self.task.name,
+            tool=prepared.spec.name,
+            effect=prepared.effect or prepared.spec.effect,
+            digest=prepared.digest,
+            attempt=attempt,
+            approval=approval,
+        )
+
+    def _refused(self, step: int, proposal: Proposal, action: str, reason: str) -> Taken:
+        return _taken(step, proposal, action, "deny", reason, None, None, f"refused: {reason}")
+
+    # -- asking a person --------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        step: int,
+        proposal: Proposal,
+        action: str,
+        prepared: Prepared,
+        decision: Decision,
+        record: tuple[Draft, ...],
+    ) -> Taken:
+        open_question = projections.open_escalation_for(self.runtime.ledger.reader, self.task.name, prepared.digest)
+        parks = proposal.on_escalate == "park"
+        if open_question is not None:
+            escalation = open_question.escalation
+            joined = EscalationJoined(escalation=escalation, action=action, session=self.session, task=self.task.name)
+            await self.runtime.ledger.write(*record, joined)
+        else:
+            escalation = self.runtime.identifiers.new()
+            opened = EscalationOpened(
+                escalation=escalation,
+                action=action,
+                digest=prepared.digest,
+                session=self.session,
+                task=self.task.name,
+                tool=prepared.spec.name,
+                expires=self.runtime.now() + decision.expires_seconds * MICROSECONDS,
+                on_expiry=decision.on_expiry,
+                parks=parks,
+                payload={"question": _question(prepared, proposal, decision)},
+            )
+            await self.runtime.ledger.write(*record, opened)
+            title = f"{self.task.name} asks: {prepared.spec.name}"
+            text = f"{decision.reason}. Look: perdure inbox show {escalation}. Answer: perdure approve {escalation}"
+            await self.runtime.notifier.notify(escalation, title, text)
+        if parks:
+            raise Parked(escalation, prepared.spec.name)
+        return _taken(step, proposal, action, "escalate", f"asked a person ({escalation})", None, None)
+
+    # -- carrying out -----------------------------------------------------------------------------------------------
+
+    async def carry_out(
+        self, step: int, proposal: Proposal, action: str, tool: Tool, prepared: Prepared, *, attempt: int, reason: str
+    ) -> Taken:
+        """Run the action whose intent is on disk; record how it ended at once, then check it by its probe."""
+        started = self.runtime.clock.monotonic()
+        seconds = max(1.0, self.seconds_left())
+        call = Call(
+            action=action, session=self.session, attempt=attempt, seconds_max=seconds, scope=memory_scope(self.task)
+        )
+        status: ActionStatus
+        try:
+            result = await self._bounded(tool.run(prepared, call), seconds)
+            status = "succeeded" if result.ok else "failed"
+        except ToolInterrupted as error:
+            result, status = Result(ok=False, value=None, error=str(error)), "unknown"
+        except ToolRefused as error:
+            result, status = Result(ok=False, value=None, error=str(error)), "failed"
+        except Exception as error:  # noqa: BLE001 - a tool's own defect must not take the daemon along; nobody knows what it did
+            result, status = Result(ok=False, value=None, error=f"{type(error).__name__}: {error}"), "unknown"
+        value, text = self.runtime.redact(result.value), self.runtime.redact(result.error)
+        error_text = text if isinstance(text, str) else None
+        ended = ActionEnded(
+            action=action,
+            session=self.session,
+            task=self.task.name,
+            tool=prepared.spec.name,
+            attempt=attempt,
+            status=status,
+            duration_us=int((self.runtime.clock.monotonic() - started) * MICROSECONDS),
+            undo=result.undo or None,
+            payload={"result": value, "error": error_text, "truncated": result.truncated},
+        )
+        await self.runtime.ledger.write(ended)
+        if status == "succeeded" and prepared.spec.probeable:
+            await self._verify(action, tool, prepared, call)
+        return _taken(step, proposal, action, "auto", reason, status, value, error_text)
+
+    async def _bounded(self, running: asyncio.Future[Result] | object, seconds: float) -> Result:
+        """Wait for a tool, and no longer than its bound; once the daemon is stopping, no longer than the grace."""
+        task: asyncio.Task[Result] = asyncio.ensure_future(running)  # type: ignore[arg-type]
+        deadline = self.runtime.clock.monotonic() + seconds + 5.0
+        stop_at: float | None = None
+        while not task.done():
+            await asyncio.wait({task}, timeout=0.2)
+            now = self.runtime.clock.monotonic()
+            if self.runtime.stopping and stop_at is None:
+                stop_at = now + STOP_GRACE_SECONDS
+            if not task.done() and now > min(deadline, stop_at or deadline):
+                task.cancel()
+                await asyncio.wait({task}, timeout=5.0)
+                raise ToolInterrupted(
+                    "finish", "the tool call", "its time ran out", "The outcome is unknown and will be settled"
+                )
+        if task.cancelled():
+            raise ToolInterrupted(
+                "finish", "the tool call", "it was cancelled", "The outcome is unknown and will be settled"
+            )
+        return task.result()
+
+    async def _verify(self, action: str, tool: Tool, prepared: Prepared, call: Call) -> None:
+        passed = await tool.probe(prepared, call)
+        if passed is not None:
+            verified = ActionVerified(
+                action=action, session=self.session, task=self.task.name, verifier="probe", passed=passed
+            )
+            await self.runtime.ledger.write(verified)
+
+
+def memory_scope(task: Task) -> str:
+    """Whose memory the task reads and writes: its own, or that of the whole workspace."""
+    return "workspace" if task.memory == "workspace" else task.name
+
+
+def _taken(
+    step: int,
+    proposal: Proposal,
+    action: str,
+    decision: str,
+    reason: str,
+    status: ActionStatus | None,
+    result: JSON,
+    error: str | None = None,
+) -> Taken:
+    return Taken(
+        step=step,
+        proposal=proposal,
+        action=action,
+        decision=decision,  # type: ignore[arg-type]
+        reason=reason,
+        status=status,
+        result=result,
+        error=error,
+    )
+
+
+def _question(prepared: Prepared, proposal: Proposal, decision: Decision) -> JSON:
+    """What the person sees: exactly what will run, where each argument came from, and which rules counted."""
+    return {
+        "tool": prepared.spec.name,
+        "args": dict(prepared.args),
+        "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
+        "paths": {name: list(paths) for name, paths in prepared.paths.items()},
+        "argv": list(prepared.argv) if prepared.argv is not None else None,
+        "script": prepared.script,
+        "cwd": prepared.cwd,
+        "url": prepared.url,
+        "method": prepared.method,
+        "effect": prepared.effect or prepared.spec.effect,
+        "rules": [asdict(hit) for hit in decision.rules],
+        "reason": decision.reason,
+        "says": proposal.says,
+        "confidence": proposal.confidence,
+    }

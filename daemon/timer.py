@@ -1,0 +1,111 @@
+"""When to look: APScheduler's in-memory timers call the slot logic, which alone decides what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from perdure.daemon import operations
+from perdure.daemon.clock import MICROSECONDS
+from perdure.daemon.scheduler import account
+from perdure.state import projections
+from perdure.state.ledger import LedgerUnwritable
+
+if TYPE_CHECKING:
+    from perdure.daemon.runtime import Runtime
+    from perdure.daemon.schedule import Schedule
+    from perdure.daemon.tasks import Task
+
+LOOK_SECONDS = 1.0  # between looks that no firing asks for: clock jumps, expiring questions, slots that waited
+log = structlog.get_logger(__name__)
+
+
+class ScheduleTrigger(BaseTrigger):  # type: ignore[misc]
+    """APScheduler's view of one of our schedules."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The next firing after `now` (or after the previous one, where that is later)."""
+        after = max(now, previous_fire_time) if previous_fire_time is not None else now
+        due = self._schedule.next_after(int(after.timestamp() * MICROSECONDS))
+        return None if due is None else datetime.fromtimestamp(due / MICROSECONDS, UTC)
+
+
+class Timer:
+    """`wake` is called when slots may be waiting. Sessions run elsewhere: a timer only opens slots."""
+
+    def __init__(self, runtime: Runtime, wake: Callable[[], None]) -> None:
+        self._runtime = runtime
+        self._wake = wake
+        # misfire_grace_time=None: a late call still counts; whether the firing was missed is for the slot table to say
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        )
+
+    def start(self) -> None:
+        """Account for what is due now, then keep looking."""
+        self._scheduler.start()
+        self._scheduler.add_job(self._look, "interval", seconds=LOOK_SECONDS, id="look")
+        self.reschedule()
+
+    def stop(self) -> None:
+        """No more firings."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def reschedule(self) -> None:
+        """Set the timers of the tasks now in force."""
+        for job in self._scheduler.get_jobs():
+            if job.id != "look":
+                job.remove()
+        for task in self._runtime.tasks.values():
+            if task.schedule is not None and task.schedule.timed:
+                self._scheduler.add_job(
+                    self._fire, ScheduleTrigger(task.schedule), args=[task.name], id=f"task {task.name}"
+                )
+        self._look()
+
+    def next_firings(self) -> dict[str, int | None]:
+        """When each scheduled task fires next (microseconds UTC)."""
+        now = self._runtime.now()
+        return {
+            task.name: task.schedule.next_after(now)
+            for task in self._runtime.tasks.values()
+            if task.schedule is not None and task.schedule.timed
+        }
+
+    def account(self) -> None:
+        """Account for every firing of every task up to now."""
+        for name in list(self._runtime.tasks):
+            self._fire(name)
+
+    def _fire(self, name: str) -> None:
+        task = self._runtime.tasks.get(name)
+        if task is not None and task.schedule is not None and task.schedule.timed and not self._runtime.stopping:
+            self._open_due(task)
+
+    def _open_due(self, task: Task) -> None:
+        ledger = self._runtime.ledger
+        since = {row.task: row.schedule_since for row in projections.tasks(ledger.reader)}
+        drafts = account(ledger.reader, task, since[task.name], self._runtime.now())
+        if drafts:
+            ledger.commit(*drafts)
+            self._wake()
+
+    def _look(self) -> None:
+        try:
+            self.account()
+            for question in operations.expire(self._runtime.ledger, self._runtime.now()):
+                log.warning(
+                    "question expired", escalation=question.escalation, task=question.task, default=question.on_expiry
+                )
+        except LedgerUnwritable as error:
+            log.critical("the ledger cannot be written", reason=str(error))
+        self._wake()

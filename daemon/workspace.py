@@ -1,0 +1,74 @@
+"""A workspace as its files say it: configuration, tools, tasks and policies, loaded together or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.daemon.config import Config, load_config
+from perdure.daemon.planners import check_planner
+from perdure.daemon.tasks import Task, load_tasks
+from perdure.daemon.tools.model import ToolSpec
+from perdure.daemon.tools.registry import tool_specs
+from perdure.errors import Problem, Problems
+from perdure.policies.decisions import PolicySet
+from perdure.policies.loading import load_policies
+from perdure.policies.model import ToolSignature
+
+POLICIES = "policies"
+TASKS = "tasks"
+STOP_FILE = "STOP"  # while a file of this name lies in the workspace, nothing runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWorkspace:
+    """What is in force once loaded."""
+
+    config: Config
+    specs: Mapping[str, ToolSpec]
+    tasks: Mapping[str, Task]
+    policies: PolicySet
+
+
+def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorkspace:
+    """Load everything. Raises Problems with every mistake of every file at once."""
+    if config is None:
+        config = load_config(directory)
+    specs = tool_specs(config)
+    problems: list[Problem] = []
+    tasks: Mapping[str, Task] = {}
+    policies: PolicySet | None = None
+    try:
+        tasks = load_tasks(config.workspace / TASKS, known_tools=frozenset(specs), timezone=config.timezone)
+        problems += [problem for task in tasks.values() for problem in check_planner(task, config)]
+    except Problems as error:
+        problems += error.problems
+    try:
+        policies = load_policies(policy_files(config.workspace), signatures(specs), workspace=config.workspace)
+    except Problems as error:
+        problems += error.problems
+    if problems or policies is None:
+        raise Problems("load", problems)
+    return LoadedWorkspace(config=config, specs=specs, tasks=tasks, policies=policies)
+
+
+def policy_files(workspace: Path) -> list[Path]:
+    """The policy files in force, in a fixed order (which decides nothing)."""
+    return sorted((workspace / POLICIES).glob("*.yaml"))
+
+
+def signatures(specs: Mapping[str, ToolSpec]) -> dict[str, ToolSignature]:
+    """What the policies know of each tool."""
+    return {
+        name: ToolSignature(name=name, effect=spec.effect, args_schema=spec.args_schema, paths=dict(spec.paths))
+        for name, spec in specs.items()
+    }
+
+
+def digests(paths: list[Path], workspace: Path) -> dict[str, str]:
+    """Each file, relative to the workspace, with its SHA-256."""
+    return {
+        str(path.relative_to(workspace)): "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
