@@ -1,0 +1,72 @@
+"""A playbook's mistakes are found before it runs, each with its place."""
+
+from __future__ import annotations
+
+import pytest
+from perdure.daemon.planners import check_planner
+from perdure.daemon.planners.playbook_check import check_playbook
+
+HEAD = "---\nname: t\nplanner: playbook\n---\n"
+
+
+def _problems(task_from, steps):
+    return [(one.line, one.column, one.found, one.expected) for one in check_playbook(task_from(HEAD + steps))]
+
+
+def test_designs_own_example_has_no_problem(task_from):
+    assert not _problems(
+        task_from,
+        """steps:
+  - {do: offenders, args: {since: "${last.offset}"}, save: found}
+  - {do: block_ip, for_each: "${found.ips}", args: {ip: "${item}"}, on_escalate: continue}
+  - {do: write_file, args: {path: "reports/${slot.date}.md", text: "${found.report}"}, on_error: stop}
+""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "found", "expected"),
+    [  # § marks the place
+        ('  - {do: count, save: found}\n  - {do: notify, args: {text: "${§fuond.x}"}}', "the unknown name `fuond.x`", "`found`, or another"),
+        ('  - {do: notify, args: {text: "a ${last.x + §slot.dat}"}}', "the unknown name `slot.dat`", "`slot.date`"),
+        ('  - {do: notify, args: {text: "${§slot}"}}', "the unknown name `slot`", "slot.date"),
+        ('  - {do: notify, args: {text: "${§item.x}"}}', "the unknown name `item.x`", "only inside a step with for_each"),
+        ('  - {do: notify, args: {text: "${§later}"}}\n  - {do: count, save: later}', "the unknown name `later`", "step 2 saves it"),
+        ('  - {do: notify, args: {text: "${1 +§}"}}', "Syntax error", "a CEL expression"),
+        ("  - {do: notify, args: {text: \"${'a' §+ 1}\"}}", "no matching overload", "a CEL expression"),
+        ('  - {do: notify, when: "last.n >§", args: {}}', "Syntax error", "a CEL expression"),
+        ('  - {do: notify, when: "§1 + 1", args: {}}', "`when` of type INT", "true or false"),
+        ('  - {do: notify, for_each: "${§1 + 1}", args: {}}', "for_each of type INT", "gives a list"),
+        ('  - {do: notify, for_each: "${§index}", args: {}}', "the unknown name `index`", "only inside"),
+        ("  - {do: notify, save: §last}", "save: last", "a name that expressions do not use"),
+        ("  - do: notify\n    args:\n      text: |\n        first\n        then ${§nope}\n", "the unknown name `nope`", "one of last"),
+        ("  - do: notify\n    args:\n      text: |\n        ${last.a +\n          §nope}\n", "the unknown name `nope`", "one of last"),
+    ],
+)
+def test_each_mistake_has_its_place(task_from, steps, found, expected):
+    marked = f"{HEAD}steps:\n{steps}\n"
+    before = marked[: marked.index("§")]
+    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    [problem] = check_planner(task_from(marked.replace("§", "")), None)
+    assert (problem.line, problem.column) == place
+    assert found in problem.found
+    assert expected in problem.expected
+    assert problem.source_line in marked.replace("§", "").split("\n")
+
+
+def test_all_mistakes_are_listed_at_once(task_from):
+    found = _problems(
+        task_from,
+        """steps:
+  - {do: notify, args: {a: "${one}", b: ["${two}", {c: "${three + four}"}]}, when: "five"}
+""",
+    )
+    assert [one[2].split("`")[1] for one in found] == ["five", "one", "two", "three", "four"]
+
+
+def test_names_inside_macros_are_not_free(task_from):
+    steps = """steps:
+  - {do: count, save: c}
+  - {do: notify, args: {a: "${c.list.map(x, x.y).filter(item, item != '')}", b: "${cel.bind(z, c.n, z + 1)}"}}
+"""
+    assert not _problems(task_from, steps)
