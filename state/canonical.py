@@ -24,7 +24,7 @@ class CannotEncode(PerdureError):
         super().__init__("encode", "a value as canonical JSON", cause, "Pass text instead, or leave the value out")
 
 
-class _Uncommon(Exception):  # noqa: N818 - a signal for the slow path, not an error
+class _Uncommon(Exception):
     """The value needs the full RFC 8785 encoder (keys outside ASCII, floats with an exponent)."""
 
 

@@ -76,8 +76,8 @@ class Ledger:
         redact: Callable[[JSON], JSON] | None = None,
     ) -> Ledger:
         """A new ledger with its first event. Refuses (PerdureError) if the file, or the anchor of a lost one, exists."""
-        from perdure import __version__  # noqa: PLC0415
-        from perdure.state.migrations import migrate  # noqa: PLC0415 - sqlite-utils costs 100 ms, and only here
+        from perdure import __version__
+        from perdure.state.migrations import migrate
 
         if path.exists() or last_anchor(path.parent) is not None:
             raise PerdureError(

@@ -162,10 +162,12 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
 def _restored_since(reader: LedgerReader, anchor: Anchored) -> bool:
     """Whether the ledger says that a restore gave this anchored event up (and a crash kept the new epoch from the anchor)."""
     try:
-        first = reader.rows("SELECT MIN(seq) FROM ledger WHERE epoch > ?", anchor.epoch)[0][0]
+        openings = dict(reader.rows("SELECT epoch, seq FROM ledger ORDER BY epoch"))
     except sqlite3.OperationalError:
         return False
-    return first is not None and anchor.seq >= first
+    first = next((seq for epoch, seq in openings.items() if epoch > anchor.epoch), None)
+    # An epoch that the ledger never had is a branch that a restore gave up whole.
+    return first is not None and (anchor.seq >= first or anchor.epoch not in openings)
 
 
 def damaged(path: Path, error: sqlite3.Error) -> PerdureError:

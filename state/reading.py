@@ -33,7 +33,7 @@ class LedgerReader:
     @classmethod
     def open(cls, path: Path) -> LedgerReader:
         """Read a ledger that another process may be writing. Raises PerdureError for what is not a readable ledger."""
-        from perdure.state.opening import connect_to_read  # noqa: PLC0415 - opening builds on this module
+        from perdure.state.opening import connect_to_read
 
         return cls(connect_to_read(path))
 

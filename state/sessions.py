@@ -105,7 +105,6 @@ def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
     return [row[0] for row in reader.rows(sql, escalation, escalation)]
 
 
-
 def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow]:
     """Model calls without a reply: in flight, or cut off by a crash (then charged in full)."""
     sql = "SELECT * FROM calls WHERE status IS NULL" + ("" if session is None else " AND session = ?") + " ORDER BY seq"

@@ -155,6 +155,7 @@ def _check_anchor(
     """Compare heads that were noted outside the file with the events that are in it."""
     given_up: dict[int, int] = {}  # first event after a restore -> last event that it gave up
     last: Anchored | None = None
+    epochs = {epoch for epoch, _ in openings}
     seen = lost = replaced = 0
     for line in lines:
         seen += 1
@@ -166,7 +167,8 @@ def _check_anchor(
             )
         last = line
         restart = next((seq for epoch, seq in openings if epoch > line.epoch), None)
-        if restart is not None and line.seq >= restart:
+        # An epoch that the ledger never had is a branch that a restore gave up whole.
+        if restart is not None and (line.seq >= restart or line.epoch not in epochs):
             given_up[restart] = max(given_up.get(restart, 0), line.seq)
             continue
         found = reader.rows("SELECT hash FROM events WHERE seq = ?", line.seq)
@@ -182,7 +184,7 @@ def _check_anchor(
     if lost:
         _report_lost_tail(reader, report, lost)
     for restart, seq in given_up.items():
-        detail = f"a restore gave up the events {restart}..{seq} that were anchored before"
+        detail = f"a restore gave up what was anchored before, up to event {seq}"
         report.add(restart, "restored", detail, grave=False)
     if not grave_when_missing:
         return
@@ -213,7 +215,7 @@ def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
             seq + 1,
             "older-file",
             f"the file ends at event {seq}, but events up to {lost} were anchored: its tail was deleted or an older file put in its place",
-        )  # noqa: E501
+        )
 
 
 def _check_payloads(db: sqlite3.Connection, report: Report) -> None:
@@ -277,7 +279,7 @@ def _place_of(db: sqlite3.Connection, seq: int, previous: str | None) -> int | N
 def _parsed(seq: int, at: int, type_: str, body: str, payload_hash: str | None, hash_: str) -> Event | None:
     try:
         value = chain.parse(body)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None
     return Event(seq, at, type_, value, payload_hash, hash_) if isinstance(value, dict) else None
 

@@ -1,0 +1,113 @@
+"""Kills and disks that fail, with real processes and files: what was acknowledged stays, and nothing is written after a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import PerdureError
+from perdure.state.events import AlarmRaised
+from perdure.state.ledger import LedgerReader, LedgerUnwritable
+
+DRIVER = Path(__file__).parent / "drivers" / "writer.py"
+
+
+def test_what_was_acknowledged_survives_a_kill(story):
+    story.create().close()
+    for round_ in range(6):
+        process = subprocess.Popen([sys.executable, DRIVER, story.directory], stdout=subprocess.PIPE, text=True)
+        for _ in range(50 + 37 * round_):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        acknowledged = [int(line) for line in process.stdout.read().split("\n")[:-1]]
+        process.wait()
+        process.stdout.close()
+        with LedgerReader.open(story.path) as reader:
+            assert reader.head().seq >= (acknowledged or [0])[-1]
+        report = story.verify()
+        assert report.ok, report.findings
+        assert {finding.kind for finding in report.findings} <= {"not-anchored"}
+
+
+def test_a_read_only_database_stops_all_writing(story):
+    ledger = story.create()
+    with contextlib.closing(sqlite3.connect(story.path, isolation_level=None)) as other:
+        ledger.reader.connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(LedgerUnwritable, match="perdure doctor"):
+            ledger.commit(AlarmRaised(code="x"))
+        ledger.reader.connection.execute("PRAGMA query_only = OFF")
+        with pytest.raises(LedgerUnwritable):  # and stays stopped, though the cause is gone
+            ledger.commit(AlarmRaised(code="y"))
+        assert other.execute("SELECT COUNT(*) FROM events").fetchone() == (1,)
+    story.close()
+    story.open().commit(AlarmRaised(code="z"))
+
+
+def test_a_locked_database_stops_all_writing(story):
+    ledger = story.create()
+    ledger.reader.connection.execute("PRAGMA busy_timeout = 10")
+    with contextlib.closing(sqlite3.connect(story.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerUnwritable, match="locked"):
+            ledger.commit(AlarmRaised(code="x"))
+
+
+def test_a_full_file_system_stops_all_writing_and_loses_nothing(story):
+    """RLIMIT_FSIZE refuses every write beyond a size, as a full disk does, without root."""
+    story.create().close()
+    script = """
+import resource, signal, sys, pathlib
+from perdure.state.ledger import Ledger, LedgerUnwritable
+from perdure.state.events import AlarmRaised
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = Ledger.open(pathlib.Path(sys.argv[1]), now=lambda: 5, fence=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+done = 0
+try:
+    while True:
+        done = ledger.commit(AlarmRaised(code="x", payload=str(done) * 500))[-1].seq
+except LedgerUnwritable as error:
+    print(done, error, flush=True)
+try:
+    ledger.commit(AlarmRaised(code="y"))
+except LedgerUnwritable:
+    print("stays closed", flush=True)
+"""
+    output = subprocess.run([sys.executable, "-c", script, story.path], capture_output=True, text=True, check=True).stdout.split("\n")
+    acknowledged = int(output[0].split()[0])
+    assert "No action runs until it can be written" in output[0]
+    assert output[1] == "stays closed"
+    assert story.verify().ok
+    with LedgerReader.open(story.path) as reader:
+        assert reader.head().seq >= acknowledged
+    story.open().commit(AlarmRaised(code="space again"))
+
+
+def test_an_anchor_that_cannot_be_written_stops_what_comes_after(story):
+    ledger = story.create()
+    os.close(ledger._anchor._file)
+    ledger._anchor._file = os.open(story.path, os.O_RDONLY)  # a descriptor that refuses writes, as a file system remounted read-only does
+    (event,) = ledger.commit(AlarmRaised(code="durable"))
+    assert event.seq == 2
+    with pytest.raises(LedgerUnwritable, match="anchor"):
+        ledger.commit(AlarmRaised(code="unanchored"))
+    story.close()
+    assert story.kinds() == {"not-anchored"}
+
+
+def test_a_torn_last_page_is_noticed(story):
+    story.live().close()
+    data = story.path.read_bytes()
+    story.path.write_bytes(data[:-2048] + bytes(2048))
+    findings = story.verify().findings
+    with contextlib.suppress(PerdureError):
+        story.open()
+        return  # the torn page held nothing that was in use
+    assert findings
