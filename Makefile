@@ -6,9 +6,11 @@ PYTHON ?= python3
 WORKERS ?= 2
 TESTS ?= tests
 export PYTHON
+# Byte code is written as modules are first used: without it every start takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format crash soak bench local-model lock wheel clean
+.PHONY: help setup setup-dev run test lint format crash soak bench local-model lock docs wheel clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ lock: setup-dev ## the lock files anew from pyproject.toml (LOCK_FLAGS=--upgrade
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) pyproject.toml --group dev --group setup -c requirements.lock -o requirements-dev.lock
 	@$(LOCK) --group setup -c requirements-dev.lock -o requirements-setup.lock
+
+docs: setup-dev ## the generated parts of docs/ anew
+	@.venv/bin/python docs/generate.py
 
 wheel: setup-dev ## dist/*.whl
 	@.venv/bin/python -m build --wheel --no-isolation
