@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -30,7 +30,7 @@ from perdure.daemon.tools.roots import declared_roots
 def test_paths_out_of_the_roots_are_refused(workspace, tool, path):
     (workspace.path / "reports/link").symlink_to("/etc")
     args = {"path": path} | ({"text": "x"} if tool in {"write_file", "append_file"} else {})
-    with pytest.raises(ToolRefused, match="outside the declared roots|governs Perdure") as refused:
+    with pytest.raises(ToolRefused, match=r"outside the declared roots|governs Perdure") as refused:
         workspace.prepare(tool, **args)
     assert refused.value.hint
 

@@ -1,7 +1,8 @@
 """Changes are atomic, restorable, safe to repeat, and can be asked whether they happened."""
 
 import json
-import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,7 +42,7 @@ async def test_no_temporary_file_is_left_by_a_failed_write(workspace):
         workspace.prepare("write_file", path="reports/x", text="y"), workspace.call()
     )
     assert not result.ok
-    assert os.listdir(workspace.path / "reports") == ["x"]
+    assert [path.name for path in (workspace.path / "reports").iterdir()] == ["x"]
 
 
 async def test_the_old_content_lies_in_the_stash_before_the_new_is_there(workspace):
@@ -127,21 +128,15 @@ async def test_moving_refuses_to_overwrite_unless_told_to(workspace):
 
 
 async def test_moving_to_another_file_system(make_workspace, tmp_path):
-    other = "/dev/shm/perdure-test-" + tmp_path.name
-    os.makedirs(other)
-    try:
-        if os.stat(other).st_dev == os.stat(tmp_path).st_dev:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        other = Path(elsewhere)
+        if other.stat().st_dev == tmp_path.stat().st_dev:
             pytest.skip("/dev/shm and the temporary directory are one file system here")
         workspace = make_workspace(f'files = {{read = ["."], write = [".", "{other}"]}}')
         (workspace.path / "inbox/a").write_text("a")
         assert (await workspace.do("move_file", **{"from": "inbox/a", "to": f"{other}/a"})).ok
         assert everything(workspace.path / "inbox") == {}
-        with open(f"{other}/a") as file:
-            assert file.read() == "a"
-    finally:
-        for name in os.listdir(other):
-            os.unlink(f"{other}/{name}")
-        os.rmdir(other)
+        assert everything(other) == {"a": b"a"}
 
 
 async def test_deleting_and_its_probe(workspace):
