@@ -74,8 +74,9 @@ def check(invocation: Invocation) -> None:
         invocation.out.print(_table(tasks))
     for task in tasks:
         if task["steps_paid"] is not None and task["steps_paid"] < task["bounds"]["steps"]:
-            invocation.say(("• ", "warn"), (task["task"], "name"), f": the bound is {count(task['bounds']['steps'], 'step')}, "
-                           f"but its tokens pay for {task['steps_paid']} full ones ({task['call_tokens']:,} tokens each)")  # fmt: skip
+            full = f"{task['steps_paid']} full ones ({task['call_tokens']:,} tokens each)"
+            words = f": the bound is {count(task['bounds']['steps'], 'step')}, but its tokens pay for {full}"
+            invocation.say(("• ", "warn"), (task["task"], "name"), words)
 
 
 def _task_json(task: Task, config: Config) -> dict[str, Any]:

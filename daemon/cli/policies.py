@@ -1,0 +1,307 @@
+"""`perdure policy`: check the files, and explain what they decide about one action, rule by rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from perdure.daemon.cli.invocation import LEDGER, Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.session_page import DECISION
+from perdure.daemon.cli.terminal import exact, line, one_line
+from perdure.daemon.cli.words import SECOND, count, short_digest
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from perdure.daemon.workspace import LoadedWorkspace
+    from perdure.policies.decisions import PolicySet
+    from perdure.policies.model import Decision, Facts, Grant, ProposedAction
+    from perdure.policies.rules import Rule
+
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@click.group()
+@everywhere
+def policy() -> None:
+    """The files that decide which actions run, which wait for a person, and which never happen."""
+
+
+# -- check --------------------------------------------------------------------------------------------------------------
+
+
+@policy.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@with_json
+@with_invocation
+def check(invocation: Invocation, files: tuple[Path, ...]) -> None:
+    """Load policy files and run their own tests (default: the workspace's). Lists every mistake and exits 2."""
+    from perdure.daemon.config import load_config
+    from perdure.daemon.tools.registry import tool_specs
+    from perdure.daemon.workspace import policy_files, signatures
+    from perdure.policies.loading import load_policies
+
+    config = load_config(invocation.workspace)
+    paths = list(files) or policy_files(config.workspace)
+    policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
+    rules, tests = len(policies.rules), sum(len(document.tests) for document in policies.documents)
+    if invocation.as_json:
+        value = {"ok": True, "digest": policies.digest, "files": dict(policies.files), "rules": rules, "tests": tests}
+        invocation.emit("policy-check", value)
+        return
+    words = f": {count(len(policies.files), 'file')}, {count(rules, 'rule')}, {count(tests, 'test')} passed  "
+    invocation.say(("✓ policies", "good"), words, (short_digest(policies.digest), "faint"))
+    if tests == 0:
+        invocation.say(("• ", "warn"), "no file has tests of its own: a mistake would go unnoticed")
+
+
+# -- explain ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one rule reads one action: `verdict` is matched, not matched, unclear, or another tool's; `why` says so in words."""
+
+    rule: Rule
+    verdict: str
+    why: str
+
+
+VERDICT = {
+    "matched": ("✓", "good"),
+    "not matched": ("·", "faint"),
+    "unclear": ("?", "ask"),
+    "other tool": ("·", "faint"),
+}
+
+
+@policy.command()
+@click.argument("subject", metavar="TOOL|ACTION")
+@click.option("--args", "args_text", metavar="JSON", help="The arguments of the call, as a JSON object.")
+@click.option("--task", help="The task that would propose it.")
+@click.option(
+    "--provenance",
+    metavar="JSON",
+    help='Where arguments come from, such as {"url": ["tool:read_file"]}; default: model.',
+)
+@click.option("--confidence", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+@click.option("--all", "everything", is_flag=True, help="Also the rules about other tools.")
+@with_json
+@with_invocation
+def explain(
+    invocation: Invocation,
+    subject: str,
+    args_text: str | None,
+    task: str | None,
+    provenance: str | None,
+    confidence: float,
+    everything: bool,
+) -> None:
+    """Say what the policies decide about a call of TOOL, or decide now about a past ACTION: every rule, and why or why not.
+
+    Resolves paths and programs as the daemon does. Runs nothing, asks nobody.
+    """
+    from perdure.daemon.workspace import load_workspace
+
+    loaded = load_workspace(invocation.workspace)
+    if subject in loaded.specs:
+        args = _json_object(args_text or "{}", "--args")
+        sources = _json_object(provenance or "{}", "--provenance")
+        origin = {name: sources.get(name, ["model"]) for name in args}
+        planner: str = loaded.tasks[task].planner if task is not None and task in loaded.tasks else "model"
+        tool, asked_by = subject, task or "none"
+    else:
+        tool, args, origin, asked_by, planner, confidence = _past(invocation, loaded, subject, confidence)
+    action = _action(loaded, tool, args, origin)
+    facts = _facts(invocation, asked_by, planner, confidence)
+    grants = _grants(invocation, asked_by)
+    decision, readings = read_rules(loaded.policies, action, facts, grants)
+    if invocation.as_json:
+        invocation.emit("explanation", _explanation_json(action, decision, readings))
+        return
+    _print(
+        invocation,
+        action,
+        decision,
+        [r for r in readings if everything or r.verdict != "other tool"],
+        str(loaded.config.workspace),
+    )
+
+
+def _json_object(text: str, option: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise PerdureError(
+            "read", option, f"it is not JSON: {error}", 'Quote it for the shell: --args \'{"path": "reports/a.md"}\''
+        ) from None
+    if not isinstance(value, dict):
+        raise PerdureError("read", option, f"found {exact(value)}", "Give a JSON object")
+    return value
+
+
+def _past(
+    invocation: Invocation, loaded: LoadedWorkspace, subject: str, confidence: float
+) -> tuple[str, dict[str, Any], dict[str, list[str]], str, str, float]:
+    from perdure.state import projections
+
+    reader = invocation.ledger if (invocation.state_dir / LEDGER).exists() else None
+    try:
+        row = projections.action(reader, projections.resolve(reader, "action", subject)) if reader is not None else None
+    except PerdureError:
+        row = None
+    if row is None or reader is None:
+        cause = "there is neither a tool of this name nor an action of this id"
+        raise PerdureError("explain", subject, cause, f"Tools here: {', '.join(sorted(loaded.specs))}")
+    payload = reader.payload(row.seq_proposed)
+    if not isinstance(payload, dict):
+        raise PerdureError(
+            "explain", f"the action {subject}", "its arguments were erased", "Explain a call with --args instead"
+        )
+    session = projections.session(reader, row.session)
+    args = cast("dict[str, Any]", payload.get("args") or {})
+    origin = cast("dict[str, list[str]]", payload.get("provenance") or {})
+    return (
+        row.tool,
+        args,
+        origin,
+        row.task,
+        session.planner if session else "model",
+        row.confidence if confidence == 1.0 else confidence,
+    )
+
+
+def _action(
+    loaded: LoadedWorkspace, tool: str, args: Mapping[str, Any], origin: Mapping[str, Sequence[str]]
+) -> ProposedAction:
+    """The action as policies see it, prepared by the tool itself: links, programs and hosts resolved."""
+    from perdure.daemon.governance import as_policies_see
+    from perdure.daemon.planners.moves import Proposal
+    from perdure.daemon.tools.registry import build_tools
+
+    # Only `prepare` is called, which has no effects and needs neither memory nor notifier.
+    tools = build_tools(loaded.config, memory=cast("Any", None), notifier=cast("Any", None))
+    if tool not in tools:
+        raise PerdureError(
+            "explain", f"a call of {tool}", "there is no such tool any more", f"Tools here: {', '.join(sorted(tools))}"
+        )
+    prepared = tools[tool].prepare(args)
+    return as_policies_see(prepared, Proposal(tool=tool, args=args, provenance=origin, confidence=1.0))
+
+
+def _facts(invocation: Invocation, task: str, planner: str, confidence: float) -> Facts:
+    from perdure.policies.model import Facts
+
+    local = datetime.fromtimestamp(invocation.now() / SECOND, UTC).astimezone(invocation.zone)
+    return Facts(
+        task=task,
+        planner=planner,
+        confidence=confidence,
+        hour=local.hour,
+        minute=local.minute,
+        weekday=WEEKDAYS[local.weekday()],
+    )
+
+
+def _grants(invocation: Invocation, task: str) -> list[Grant]:
+    from perdure.policies.model import Grant
+    from perdure.state import projections
+
+    if not (invocation.state_dir / LEDGER).exists():
+        return []
+    rows = projections.grants(invocation.ledger, task=task)
+    return [
+        Grant(id=r.grant, rule=r.rule, task=r.task, tool=r.tool, pattern=r.pattern)
+        for r in rows
+        if r.pattern is not None
+    ]
+
+
+def read_rules(
+    policies: PolicySet, action: ProposedAction, facts: Facts, grants: Sequence[Grant]
+) -> tuple[Decision, list[Reading]]:
+    """The decision, and how each rule reads the action."""
+    from perdure.policies.decisions import unmet_obligations
+
+    unmet = unmet_obligations(policies.obligations(action, facts), facts)
+    decision = policies.decide(action, facts, grants=grants, unmet=unmet)
+    question = policies.question(action, facts)
+    about = {id(bound.rule): bound for bound in policies.bound(action.tool)}
+    readings = []
+    for rule in policies.rules:
+        bound = about.get(id(rule))
+        if bound is None:
+            readings.append(Reading(rule, "other tool", f"is about {', '.join(rule.tools)}"))
+            continue
+        verdicts = [(name, check(question)) for name, check in bound.checks]
+        failed = [name for name, verdict in verdicts if verdict is False]
+        unclear = [f"{name}: {verdict}" for name, verdict in verdicts if isinstance(verdict, str)]
+        if failed:
+            readings.append(Reading(rule, "not matched", f"{', '.join(failed)} does not fit"))
+        elif unclear:
+            readings.append(Reading(rule, "unclear", "; ".join(unclear)))
+        else:
+            fits = ", ".join(name for name, _ in verdicts)
+            readings.append(Reading(rule, "matched", f"{fits} fit" if fits else "it is about every call of the tool"))
+    return decision, readings
+
+
+def _asks_for(rule: Rule) -> str:
+    return ("shadow " if rule.shadow else "") + (rule.decide or "require")
+
+
+def _explanation_json(action: ProposedAction, decision: Decision, readings: Sequence[Reading]) -> dict[str, Any]:
+    return {
+        "tool": action.tool,
+        "args": dict(action.args),
+        "paths": {name: list(paths) for name, paths in action.paths.items()},
+        "decision": decision.decision,
+        "reason": decision.reason,
+        "grant": decision.grant,
+        "rules": [
+            {
+                "name": r.rule.name,
+                "file": r.rule.file,
+                "line": r.rule.line,
+                "decide": _asks_for(r.rule),
+                "verdict": r.verdict,
+                "why": r.why,
+            }
+            for r in readings
+        ],
+    }
+
+
+def _print(
+    invocation: Invocation, action: ProposedAction, decision: Decision, readings: Sequence[Reading], root: str
+) -> None:
+    words, style = DECISION.get(decision.decision, (decision.decision, ""))
+    invocation.say((words, style), f": {decision.reason}")
+    for name, paths in action.paths.items():
+        invocation.say((f"  {name} → ", "faint"), ", ".join(paths))
+    invocation.say()
+    table = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        table.add_column(overflow="fold")
+    for reading in readings:
+        sign, style = VERDICT[reading.verdict]
+        rule = reading.rule
+        asks, asks_style = DECISION.get(rule.decide or "require", ("", ""))
+        table.add_row(
+            Text(sign, style),
+            Text(("shadow: " if rule.shadow else "") + asks, asks_style if reading.verdict == "matched" else "faint"),
+            Text(one_line(rule.name), "" if reading.verdict == "matched" else "faint"),
+            Text(one_line(reading.why), "faint"),
+            Text(one_line(f"{rule.file.removeprefix(root + '/')}:{rule.line}"), "place"),
+        )
+    invocation.out.print(table)
+    if not any(reading.verdict in ("matched", "unclear") for reading in readings):
+        invocation.out.print(line(("No rule is about this call: what nothing decides is asked about.", "ask")))
