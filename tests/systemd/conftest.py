@@ -42,9 +42,16 @@ class Supervised:
 
 
 @pytest.fixture
-def supervised(repository: Path, eventually: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+def home() -> Iterator[Path]:
+    """A directory with a short name: a Unix socket's path has 107 characters at most."""
+    made = Path(tempfile.mkdtemp(prefix="perdure-"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def supervised(repository: Path, home: Path) -> Callable[..., Any]:
     """A context manager that runs supervisord; `program` is what stands where `perdure` would."""
-    home = Path(tempfile.mkdtemp(prefix="perdure-"))  # short: a Unix socket's path has 107 characters
 
     @contextmanager
     def run(program: Path, workspace: Path, seconds_silent_max: int) -> Iterator[Supervised]:
@@ -54,8 +61,8 @@ def supervised(repository: Path, eventually: Callable[..., Any]) -> Iterator[Cal
         (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         for name in ("perdure", "python"):
             (programs / name).chmod(0o755)
-        state = home / "state"
-        state.mkdir()
+        state = workspace / "state"
+        state.mkdir(mode=0o700, parents=True)
         text = (repository / "systemd" / "supervisord.conf").read_text()
         assert "--seconds 60" in text
         configuration = home / "supervisord.conf"
@@ -76,5 +83,4 @@ def supervised(repository: Path, eventually: Callable[..., Any]) -> Iterator[Cal
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(timeout=60) == 0
 
-    yield run
-    shutil.rmtree(home)
+    return run

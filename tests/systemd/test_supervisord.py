@@ -43,17 +43,17 @@ while not stop.is_set():
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
-    program = tmp_path / "stand-in"
+def stand_in(home: Path) -> Path:
+    program = home / "stand-in"
     program.write_text(STAND_IN)
     program.chmod(0o755)
     return program
 
 
 def test_supervisord_starts_it_again_and_its_watchdog_ends_a_silent_one(
-    supervised: Callable[..., Any], stand_in: Path, tmp_path: Path, eventually: Callable[..., Any]
+    supervised: Callable[..., Any], stand_in: Path, home: Path, eventually: Callable[..., Any]
 ) -> None:
-    with supervised(stand_in, tmp_path, 1) as running:
+    with supervised(stand_in, home, 1) as running:
 
         def beating_after(pid: int) -> int | None:
             info = running.info()
@@ -77,14 +77,14 @@ def test_supervisord_starts_it_again_and_its_watchdog_ends_a_silent_one(
         assert running.info()["exitstatus"] == 2
         assert running.info()["pid"] == 0 != third
         running.start()
-        assert not (tmp_path / "stopped-cleanly").exists()
-    assert (tmp_path / "stopped-cleanly").exists()
+        assert not (home / "stopped-cleanly").exists()
+    assert (home / "stopped-cleanly").exists()
 
 
 def test_what_supervisord_writes_is_for_its_user_alone(
-    supervised: Callable[..., Any], stand_in: Path, tmp_path: Path, eventually: Callable[..., Any]
+    supervised: Callable[..., Any], stand_in: Path, home: Path, eventually: Callable[..., Any]
 ) -> None:
-    with supervised(stand_in, tmp_path, 60) as running:
+    with supervised(stand_in, home, 60) as running:
         eventually(lambda: running.info()["statename"] == "RUNNING")
         open_to_others = [path.name for path in running.state.iterdir() if path.stat().st_mode & 0o077]
         assert open_to_others == []
