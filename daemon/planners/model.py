@@ -97,16 +97,18 @@ class ModelPlanner:
             nothing = Usage(input_tokens=0, output_tokens=0) if outcome.unprocessed else None
             detail = f"{who}: {outcome.detail}"
             raw: JSON = {"asked": who, "error": outcome.detail, "unprocessed": outcome.unprocessed}
-            move = Malformed(reason=reason, detail=detail)
-            return Reply(move=move, usage=nothing, raw=raw, failed=outcome.failed or "failed")
+            failure = Malformed(reason=reason, detail=detail)
+            return Reply(move=failure, usage=nothing, raw=raw, failed=outcome.failed or "failed")
         usage = outcome.usage
         self._learn(usage, prompt)
         spent_in = usage.input_tokens if usage and usage.input_tokens is not None else prompt.tokens
         spent_out = usage.output_tokens if usage and usage.output_tokens is not None else config.completion_tokens
+        shown = _shown(self._task, view)
+        move = move_from(outcome.answer, prompt.tools, completion_cap=config.completion_tokens, shown=shown)
+        if isinstance(move, Malformed):
+            move = Malformed(reason=move.reason, detail=providers.without_key(config, move.detail))
         return Reply(
-            move=move_from(
-                outcome.answer, prompt.tools, completion_cap=config.completion_tokens, shown=_shown(self._task, view)
-            ),
+            move=move,
             usage=usage,
             usd=price_usd(config, spent_in, spent_out) or 0.0,
             raw=outcome.raw,

@@ -279,7 +279,12 @@ _FINISH_TOOL = OfferedTool(
         "type": "object",
         "properties": {
             "says": {"type": "string", "description": "What was done and found, in a few sentences."},
-            "saved": {"type": "object", "description": "Small values that the next session should know."},
+            "saved": {
+                "type": "object",
+                "description": "Small values that the next session should know.",
+                "properties": {},
+                "additionalProperties": True,
+            },
         },
         "additionalProperties": False,
     },

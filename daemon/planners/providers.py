@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.daemon import secrets
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESPONSE_BYTES_MAX = 8_000_000
 CONNECT_SECONDS_MAX = 10.0
-ATTEMPTS_MAX = 3
+PAUSES_SECONDS = (0.5, 2.0)  # before the second and the third attempt, where the provider names no pause
 RETRY_AFTER_SECONDS_MAX = 20.0  # who asks for a longer pause is asked again by a later session, or not at all
 DETAIL_CHARACTERS_MAX = 500
 RAW_CHARACTERS_MAX = 100_000
@@ -55,7 +55,6 @@ async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_
     """One answer, within `seconds_max` in all. Raises PerdureError only for the workspace's own mistakes (no key, no
     package, no model file)."""
     key = _key(config)
-    held = {} if key is None else {config.key or DEFAULT_KEYS.get(config.provider, "key"): key}
     outcome = Outcome(failed="timeout", detail=f"no answer within {seconds_max:g} s")
     try:
         async with asyncio.timeout(seconds_max):
@@ -63,27 +62,28 @@ async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_
                 outcome = await _ask_with_retries(model, config, prompt, completion_cap, seconds_max)
     except TimeoutError:
         pass
-    detail = secrets.redact(outcome.detail, held)
-    raw = outcome.raw
-    return Outcome(
-        answer=outcome.answer,
-        usage=outcome.usage,
-        raw=_redacted(raw, held),
-        failed=outcome.failed,
-        detail=detail[:DETAIL_CHARACTERS_MAX],
-        unprocessed=outcome.unprocessed,
+    return replace(
+        outcome,
+        raw=_redacted(outcome.raw, _held_secrets(config)),
+        detail=without_key(config, outcome.detail)[:DETAIL_CHARACTERS_MAX],
     )
+
+
+def without_key(config: ModelConfig, text: str) -> str:
+    """The text with the provider's key, should it stand there, replaced by its name."""
+    return secrets.redact(text, _held_secrets(config))
 
 
 async def _ask_with_retries(
     model: Model, config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float
 ) -> Outcome:
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+    for pause in PAUSES_SECONDS:
         outcome, wait = await _ask_once(model, config, prompt, completion_cap, seconds_max)
-        if wait is None or wait > RETRY_AFTER_SECONDS_MAX or attempt == ATTEMPTS_MAX:
+        if wait is None or wait > RETRY_AFTER_SECONDS_MAX:
             return outcome
-        await asyncio.sleep(wait if wait > 0 else 0.5 * 4 ** (attempt - 1))
-    raise AssertionError("unreachable")
+        await asyncio.sleep(wait if wait > 0 else pause)
+    outcome, _ = await _ask_once(model, config, prompt, completion_cap, seconds_max)
+    return outcome
 
 
 async def _ask_once(
@@ -264,8 +264,17 @@ async def _bounded_client() -> AsyncIterator[Any]:
 
 
 def _key(config: ModelConfig) -> str | None:
-    name = config.key or DEFAULT_KEYS.get(config.provider)
+    name = _key_name(config)
     return None if name is None else secrets.credential(name)
+
+
+def _key_name(config: ModelConfig) -> str | None:
+    return config.key or DEFAULT_KEYS.get(config.provider)
+
+
+def _held_secrets(config: ModelConfig) -> dict[str, str]:
+    name = _key_name(config)
+    return {} if name is None else {name: secrets.credential(name)}
 
 
 # -- words --------------------------------------------------------------------------------------------------------------

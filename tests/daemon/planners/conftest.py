@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Taken, View
 from perdure.daemon.planners.playbook import PlaybookPlanner
 from perdure.daemon.tasks import Task, read_task
@@ -39,13 +40,34 @@ def view_of() -> Callable[..., View]:
     def make(**parts: Any) -> View:
         sections = parts.pop("sections", ())
         context = Context(
-            sections=tuple(sections), text="\n\n".join(section.text for section in sections), tokens=0, budget=8000,
-            factor=1.0, digest="", manifest=(), left_out=(),
+            sections=tuple(sections),
+            text="\n\n".join(section.text for section in sections),
+            tokens=0,
+            budget=8000,
+            factor=1.0,
+            digest="",
+            manifest=(),
+            left_out=(),
         )
         whole: dict[str, Any] = {
-            "session": "S", "task": "t", "step": 1, "context": context, "tools": (), "taken": (), "recorded": {},
-            "slot": {"date": "2026-11-22", "time": "10:15", "due": "2026-11-22T10:15:00+00:00", "kind": "scheduled", "id": "t/x"},
-            "last": {}, "rejected": None, "steps_left": 20, "tokens_left": 100_000,
+            "session": "S",
+            "task": "t",
+            "step": 1,
+            "context": context,
+            "tools": (),
+            "taken": (),
+            "recorded": {},
+            "slot": {
+                "date": "2026-11-22",
+                "time": "10:15",
+                "due": "2026-11-22T10:15:00+00:00",
+                "kind": "scheduled",
+                "id": "t/x",
+            },
+            "last": {},
+            "rejected": None,
+            "steps_left": 20,
+            "tokens_left": 100_000,
         } | parts
         return View(**whole)
 
@@ -74,9 +96,20 @@ def spec() -> Callable[..., ToolSpec]:
 def taken() -> Callable[..., Taken]:
     """A step as it was taken."""
 
-    def make(proposal: Proposal, result: Any = None, *, status: Any = "succeeded", decision: Any = "auto", **parts: Any) -> Taken:
+    def make(
+        proposal: Proposal, result: Any = None, *, status: Any = "succeeded", decision: Any = "auto", **parts: Any
+    ) -> Taken:
         action = parts.pop("action", f"A{proposal.key}")
-        return Taken(step=1, proposal=proposal, action=action, decision=decision, reason=parts.pop("reason", ""), status=status, result=result, **parts)
+        return Taken(
+            step=1,
+            proposal=proposal,
+            action=action,
+            decision=decision,
+            reason=parts.pop("reason", ""),
+            status=status,
+            result=result,
+            **parts,
+        )
 
     return make
 
@@ -97,7 +130,9 @@ def play(view_of: Callable[..., View], taken: Callable[..., Taken]) -> Callable[
             proposals.append(move)
             answer = answers.get(move.tool)
             decision, status, result = answer(move) if callable(answer) else ("auto", "succeeded", answer)
-            done.append(taken(move, result, status=status, decision=decision, error="boom" if status == "failed" else None))
+            done.append(
+                taken(move, result, status=status, decision=decision, error="boom" if status == "failed" else None)
+            )
         raise AssertionError("the playbook does not end")
 
     return run

@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from perdure.daemon.planners.moves import Finish, Malformed, Proposal
 from perdure.daemon.planners.playbook import PlaybookPlanner
 from perdure.daemon.planners.saved import SAVED_BYTES_MAX, bounded_saved
@@ -133,7 +134,9 @@ def test_for_each_over_a_written_list_and_over_none(task_from, play, items):
     ],
 )
 def test_what_ends_a_playbook_and_what_does_not(task_from, play, on_error, on_escalate, answer, ends):
-    task = task_from(f"steps:\n  - {{do: block_ip, args: {{ip: x}}, on_error: {on_error}, on_escalate: {on_escalate}}}\n  - {{do: notify, args: {{text: done}}}}\n")
+    task = task_from(
+        f"steps:\n  - {{do: block_ip, args: {{ip: x}}, on_error: {on_error}, on_escalate: {on_escalate}}}\n  - {{do: notify, args: {{text: done}}}}\n"
+    )
     proposals, end = play(task, {"block_ip": lambda _: answer, "notify": {}})
     if ends is None:
         assert isinstance(end, Finish)
@@ -190,12 +193,20 @@ PARKING = """steps:
 
 
 def _recorded(task, play, taken, stop_at="http_request"):
-    asked = {"offenders": FOUND, "block_ip": lambda _: ("escalate", None, None), stop_at: lambda _: ("escalate", None, None)}
+    asked = {
+        "offenders": FOUND,
+        "block_ip": lambda _: ("escalate", None, None),
+        stop_at: lambda _: ("escalate", None, None),
+    }
     proposals, _ = play(task, asked)
     results = {"offenders": ("auto", "succeeded", FOUND)}
     return {
-        one.key: taken(one, results.get(one.tool, (None, None, None))[2], decision=results.get(one.tool, ("escalate",))[0],
-                       status=results.get(one.tool, (None, None))[1])
+        one.key: taken(
+            one,
+            results.get(one.tool, (None, None, None))[2],
+            decision=results.get(one.tool, ("escalate",))[0],
+            status=results.get(one.tool, (None, None))[1],
+        )
         for one in proposals
     }
 
@@ -268,7 +279,12 @@ def test_step_that_did_not_run_keeps_what_it_saved_before(task_from, play):
 
 def test_saved_values_are_bounded_and_small_ones_survive(task_from, play):
     task = task_from("steps:\n  - {do: offenders, save: found}\n")
-    huge = {"report": "x" * 500_000, "lines": ["y" * 100] * 5_000, "offset": 4711, "counts": {str(n): n for n in range(50)}}
+    huge = {
+        "report": "x" * 500_000,
+        "lines": ["y" * 100] * 5_000,
+        "offset": 4711,
+        "counts": {str(n): n for n in range(50)},
+    }
     _, end = play(task, {"offenders": huge})
     assert end.saved["found"]["offset"] == 4711
     assert "shortened for `last`: found" in end.says

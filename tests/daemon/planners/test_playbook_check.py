@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from perdure.daemon.planners import check_planner
 from perdure.daemon.planners.playbook_check import check_playbook
 
@@ -27,11 +28,23 @@ def test_designs_own_example_has_no_problem(task_from):
 @pytest.mark.parametrize(
     ("steps", "found", "expected"),
     [  # § marks the place
-        ('  - {do: count, save: found}\n  - {do: notify, args: {text: "${§fuond.x}"}}', "the unknown name `fuond.x`", "`found`, or another"),
+        (
+            '  - {do: count, save: found}\n  - {do: notify, args: {text: "${§fuond.x}"}}',
+            "the unknown name `fuond.x`",
+            "`found`, or another",
+        ),
         ('  - {do: notify, args: {text: "a ${last.x + §slot.dat}"}}', "the unknown name `slot.dat`", "`slot.date`"),
         ('  - {do: notify, args: {text: "${§slot}"}}', "the unknown name `slot`", "slot.date"),
-        ('  - {do: notify, args: {text: "${§item.x}"}}', "the unknown name `item.x`", "only inside a step with for_each"),
-        ('  - {do: notify, args: {text: "${§later}"}}\n  - {do: count, save: later}', "the unknown name `later`", "step 2 saves it"),
+        (
+            '  - {do: notify, args: {text: "${§item.x}"}}',
+            "the unknown name `item.x`",
+            "only inside a step with for_each",
+        ),
+        (
+            '  - {do: notify, args: {text: "${§later}"}}\n  - {do: count, save: later}',
+            "the unknown name `later`",
+            "step 2 saves it",
+        ),
         ('  - {do: notify, args: {text: "${1 +§}"}}', "Syntax error", "a CEL expression"),
         ("  - {do: notify, args: {text: \"${'a' §+ 1}\"}}", "no matching overload", "a CEL expression"),
         ('  - {do: notify, when: "last.n >§", args: {}}', "Syntax error", "a CEL expression"),
@@ -39,8 +52,16 @@ def test_designs_own_example_has_no_problem(task_from):
         ('  - {do: notify, for_each: "${§1 + 1}", args: {}}', "for_each of type INT", "gives a list"),
         ('  - {do: notify, for_each: "${§index}", args: {}}', "the unknown name `index`", "only inside"),
         ("  - {do: notify, save: §last}", "save: last", "a name that expressions do not use"),
-        ("  - do: notify\n    args:\n      text: |\n        first\n        then ${§nope}\n", "the unknown name `nope`", "one of last"),
-        ("  - do: notify\n    args:\n      text: |\n        ${last.a +\n          §nope}\n", "the unknown name `nope`", "one of last"),
+        (
+            "  - do: notify\n    args:\n      text: |\n        first\n        then ${§nope}\n",
+            "the unknown name `nope`",
+            "one of last",
+        ),
+        (
+            "  - do: notify\n    args:\n      text: |\n        ${last.a +\n          §nope}\n",
+            "the unknown name `nope`",
+            "one of last",
+        ),
     ],
 )
 def test_each_mistake_has_its_place(task_from, steps, found, expected):
