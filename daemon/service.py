@@ -34,6 +34,7 @@ from perdure.state.events import JSON, DaemonStarted, DaemonStopped, Event
 from perdure.state.ledger import Ledger, LedgerUnwritable
 
 HEARTBEAT = "heartbeat"
+ECHO_SECONDS = 0.3  # two signals this close together are one wish
 OnEvent = Callable[[tuple[Event, ...]], None]
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class Service:
         self.runtime = runtime
         self.supervision = Supervision(heartbeat=runtime.config.state_dir / HEARTBEAT)
         self.runner = SlotRunner(runtime, stop=self.fail)
-        self.timer = Timer(runtime, self.runner.wake)
+        self.timer = Timer(runtime, self.runner.wake, self.fail)
         self.reloader = Reloader(runtime, self.timer)
         self.stopped = asyncio.Event()
         self.reason = ""
@@ -80,7 +81,6 @@ class Service:
             self.supervision.ready(f"{len(runtime.tasks)} tasks; {settled} things settled after the last run")
             await self.stopped.wait()
             self.supervision.stopping(self.reason, seconds_max=60)
-            runtime.stopping = True
             self.runner.wake()
             await running
         unsubscribe()
@@ -91,6 +91,7 @@ class Service:
     def stop(self, reason: str) -> None:
         """Stop cleanly: running sessions end after the step they are in."""
         self.reason = self.reason or reason
+        self.runtime.stopping = True  # at once: what is due now waits for the next start
         self.stopped.set()
 
     def fail(self, reason: str) -> None:
@@ -100,12 +101,16 @@ class Service:
         self.stop(reason)
 
     def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, runtime = asyncio.get_running_loop(), self.runtime
+        asked_at = [0.0]
 
         def asked(name: str) -> None:
+            if self.stopped.is_set() and runtime.clock.monotonic() - asked_at[0] < ECHO_SECONDS:
+                return  # the same wish, sent to us and to our process group
             if self.stopped.is_set():
                 log.critical("stopping at once", signal=name)
                 os._exit(130)  # the second signal: what is open now is settled at the next start
+            asked_at[0] = runtime.clock.monotonic()
             self.stop(name)
 
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,13 @@ class ScheduleTrigger(BaseTrigger):  # type: ignore[misc]
 
 
 class Timer:
-    """`wake` is called when slots may be waiting. Sessions run elsewhere: a timer only opens slots."""
+    """`wake` is called when slots may be waiting, `fail` when the schedule cannot be kept: the daemon then may not go on
+    as if it could. Sessions run elsewhere: a timer only opens slots."""
 
-    def __init__(self, runtime: Runtime, wake: Callable[[], None]) -> None:
+    def __init__(self, runtime: Runtime, wake: Callable[[], None], fail: Callable[[str], None]) -> None:
         self._runtime = runtime
         self._wake = wake
+        self._fail = fail
         # misfire_grace_time=None: a late call still counts; whether the firing was missed is for the slot table to say
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
@@ -70,7 +73,7 @@ class Timer:
                 self._scheduler.add_job(
                     self._fire, ScheduleTrigger(task.schedule), args=[task.name], id=f"task {task.name}"
                 )
-        self._look()
+        self.look()
 
     def next_firings(self) -> dict[str, int | None]:
         """When each scheduled task fires next (microseconds UTC)."""
@@ -84,9 +87,13 @@ class Timer:
     def account(self) -> None:
         """Account for every firing of every task up to now."""
         for name in list(self._runtime.tasks):
-            self._fire(name)
+            self._account_for(name)
 
-    def _fire(self, name: str) -> None:
+    async def _fire(self, name: str) -> None:  # a coroutine, so that APScheduler calls it in the loop's own thread
+        with self._loudly():
+            self._account_for(name)
+
+    def _account_for(self, name: str) -> None:
         task = self._runtime.tasks.get(name)
         if task is not None and task.schedule is not None and task.schedule.timed and not self._runtime.stopping:
             self._open_due(task)
@@ -99,13 +106,25 @@ class Timer:
             ledger.commit(*drafts)
             self._wake()
 
-    def _look(self) -> None:
-        try:
-            self.account()
-            for question in operations.expire(self._runtime.ledger, self._runtime.now()):
-                log.warning(
-                    "question expired", escalation=question.escalation, task=question.task, default=question.on_expiry
-                )
-        except LedgerUnwritable as error:
-            log.critical("the ledger cannot be written", reason=str(error))
+    async def _look(self) -> None:
+        with self._loudly():
+            self.look()
+
+    def look(self) -> None:
+        """Account for what is due, expire what is late, and let slots that waited be looked at again."""
+        self.account()
+        for question in operations.expire(self._runtime.ledger, self._runtime.now()):
+            log.warning(
+                "question expired", escalation=question.escalation, task=question.task, default=question.on_expiry
+            )
         self._wake()
+
+    @contextmanager
+    def _loudly(self) -> Iterator[None]:
+        try:
+            yield
+        except LedgerUnwritable as error:
+            self._fail(str(error))
+        except Exception as error:  # a schedule that is not kept must not look like one that is
+            log.exception("the schedule cannot be kept")
+            self._fail(f"defect while keeping the schedule: {type(error).__name__}: {error}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.daemon.stage import Stage, events, types
+
 from perdure.daemon import operations
 from perdure.state import projections
-
-from tests.daemon.stage import Stage, events, types
 
 REPORT = """
   - {do: list_files, args: {path: inbox}, save: found}
