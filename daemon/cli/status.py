@@ -17,10 +17,13 @@ from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, mo
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from perdure.state.projections import SessionRow
     from perdure.state.reading import LedgerReader
 
 STOP_FILE = "STOP"
+WHY_FROM = 100  # columns of the terminal from which there is room for why sessions ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +272,13 @@ def sessions_table(invocation: Invocation, rows: list[SessionRow]) -> Table:
     table.add_column("tokens", justify="right")
     table.add_column("cost", justify="right")
     table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    wide = invocation.out.width >= WHY_FROM
+    if wide:  # it takes what the other columns leave
+        table.expand = True
+        table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
     now = invocation.now()
     for row in rows:
-        table.add_row(
+        cells: list[RenderableType] = [
             Text(short(row.session), "id"),
             Text(one_line(row.task), "name"),
             moment(row.opened_at, invocation.zone, now),
@@ -281,6 +287,8 @@ def sessions_table(invocation: Invocation, rows: list[SessionRow]) -> Table:
             "" if row.tokens is None else f"{row.tokens:,}",
             "" if row.cost_usd is None else dollars(row.cost_usd),
             "" if row.duration_us is None else duration(row.duration_us),
-            Text(one_line(shorten(row.reason or "")), "faint"),
-        )
+        ]
+        if wide:
+            cells.append(Text(one_line(shorten(row.reason or "")), "faint"))
+        table.add_row(*cells)
     return table
