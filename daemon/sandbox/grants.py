@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +22,49 @@ _READ = (
     "/dev/urandom",
     *(
         f"/etc/{name}"
-        for name in (
-            "alternatives adjtime bash.bashrc ca-certificates ca-certificates.conf debian_version fonts gai.conf group host.conf "
-            "hostname hosts inputrc java-17-openjdk ld.so.cache ld.so.conf ld.so.conf.d locale.alias localtime login.defs lsb-release "
-            "machine-id magic mime.types nsswitch.conf os-release passwd perl pki profile profile.d protocols python3 python3.11 "
-            "resolv.conf rpc services shells ssl/certs ssl/openssl.cnf terminfo timezone xdg"
-        ).split()
+        for name in [
+            "alternatives",
+            "adjtime",
+            "bash.bashrc",
+            "ca-certificates",
+            "ca-certificates.conf",
+            "debian_version",
+            "fonts",
+            "gai.conf",
+            "group",
+            "host.conf",
+            "hostname",
+            "hosts",
+            "inputrc",
+            "ld.so.cache",
+            "ld.so.conf",
+            "ld.so.conf.d",
+            "locale.alias",
+            "localtime",
+            "login.defs",
+            "lsb-release",
+            "machine-id",
+            "magic",
+            "mime.types",
+            "nsswitch.conf",
+            "os-release",
+            "passwd",
+            "perl",
+            "pki",
+            "profile",
+            "profile.d",
+            "protocols",
+            "python3",
+            "resolv.conf",
+            "rpc",
+            "services",
+            "shells",
+            "ssl/certs",
+            "ssl/openssl.cnf",
+            "terminfo",
+            "timezone",
+            "xdg",
+        ]
     ),
 )
 _NETWORK_READ = ("/run/systemd/resolve", "/run/resolvconf", "/run/nscd", "/run/systemd/userdb")
@@ -72,7 +108,7 @@ def _without(root: Path, excluded: Sequence[Path]) -> Iterator[Path]:
         yield root
         return
     try:
-        names = sorted(os.listdir(root))
+        names = sorted(path.name for path in root.iterdir())
     except OSError:
         return
     for name in names[:_CHILDREN_MAX]:

@@ -6,6 +6,7 @@ capability.h; system calls 444 to 446 have the same number on every architecture
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
@@ -150,10 +151,10 @@ def drop_capabilities() -> None:
     for capability in range(64):
         if capability in _CAPABILITIES_KEPT:
             continue
-        try:
+        with contextlib.suppress(
+            OSError
+        ):  # EINVAL: no such capability here; EPERM: not ours to drop, and not held either
             _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:
-            pass  # EINVAL: this kernel has no such capability; EPERM: not ours to drop, and not held either
         for word in range(3):
             words[(capability // 32) * 3 + word] &= ~(1 << (capability % 32))
     if _libc().capset(header, struct.pack("=6I", *words)) != 0:

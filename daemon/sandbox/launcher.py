@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from perdure.daemon.sandbox import landlock, seccomp
@@ -81,8 +82,8 @@ def _start(orders: dict[str, Any], control: socket.socket) -> tuple[int, int]:
         if os.getppid() != launcher:
             os._exit(1)
         _confine(orders)
-        os.execve(orders["program"], orders["argv"], orders["env"])
-    except BaseException as error:
+        os.execve(orders["program"], orders["argv"], orders["env"])  # noqa: S606 - that is what this is for
+    except BaseException as error:  # noqa: BLE001 - this child ends here, whatever it was
         os.write(telling, f"{type(error).__name__}: {error}"[:4000].encode(errors="replace"))
     finally:
         os._exit(127)
@@ -94,7 +95,7 @@ def _confine(orders: dict[str, Any]) -> None:
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+    with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as score:
         score.write("1000")  # out of memory, the kernel shall take the tool, not the daemon
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -128,9 +129,9 @@ def _end_all(child: int) -> None:
 
 def _descendants() -> list[int]:
     children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a hundred names, every few milliseconds
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
+            with contextlib.suppress(OSError), Path(f"/proc/{name}/stat").open("rb") as stat:
                 parent = int(stat.read().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(name))
     found: list[int] = []

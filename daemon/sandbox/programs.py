@@ -19,7 +19,10 @@ from perdure.daemon.sandbox import landlock, seccomp
 from perdure.daemon.sandbox.grants import Grants
 from perdure.daemon.sandbox.strays import end_strays, marks
 
-_BOOTSTRAP = "import sys; sys.path.append(sys.argv.pop(1)); from perdure.daemon.sandbox.launcher import main; main(int(sys.argv[1]))"
+_BOOTSTRAP = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from perdure.daemon.sandbox.launcher import main; main(int(sys.argv[1]))"
+)
 _READ_BYTES = 65_536
 _FLOOD_BYTES = 64 * 1024**2  # so much output, and the program is ended: reading more would starve the daemon
 _SECONDS_TO_END = 8.0
@@ -111,7 +114,8 @@ async def run_program(orders: Orders, *, state_dir: Path, action: str) -> Ended:
 async def _attend(
     process: asyncio.subprocess.Process, ours: socket.socket, orders: Orders, state_dir: Path, action: str
 ) -> Ended:
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     flood = asyncio.Event()
     stdout, stderr = _Kept(orders.output_bytes_max, flood), _Kept(orders.output_bytes_max, flood)
     report = asyncio.ensure_future(_converse(ours, _told(orders, state_dir, action)))
@@ -127,6 +131,9 @@ async def _attend(
                 else f"no end after {orders.seconds_max:g} s"
             )
             _hang_up(ours)
+        elif not report.result():
+            cut = "its launcher was killed"
+            await asyncio.to_thread(end_strays, state_dir, action)
         ending = asyncio.gather(report, pipes, process.wait())
         try:
             async with asyncio.timeout(_SECONDS_TO_END):
@@ -135,8 +142,6 @@ async def _attend(
             await asyncio.to_thread(end_strays, state_dir, action)
             cut = cut or "its processes did not end"
         told = report.result() if report.done() and not report.cancelled() else {}
-        if cut is None and not told:
-            cut = "its launcher was killed"
         return Ended(
             exit=told.get("exit") if cut is None else None,
             signal=told.get("signal") if cut is None else None,
@@ -187,10 +192,10 @@ def _told(orders: Orders, state_dir: Path, action: str) -> bytes:
 
 def _processes_of(uid: int) -> int:
     count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             with contextlib.suppress(OSError):
-                count += os.stat(f"/proc/{name}").st_uid == uid
+                count += process.stat().st_uid == uid
     return count
 
 

@@ -35,9 +35,9 @@ def find_strays(state_dir: Path, action: str | None = None) -> list[Stray]:
     """Every process with this workspace's mark (and this action's, if given), except ourselves and our ancestors."""
     ours = _ancestry()
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) not in ours:
-            stray = _stray(int(name), state_dir)
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) not in ours:
+            stray = _stray(int(process.name), state_dir)
             if stray is not None and action in (None, stray.action):
                 found.append(stray)
     return found

@@ -72,9 +72,10 @@ async def pin(url: httpx.URL, private_hosts: Collection[str]) -> Pinned:
 def is_public(address: str) -> bool:
     """Whether the address is of the public internet; one that carries another (mapped, 6to4, Teredo, NAT64) is not."""
     parsed_address: _Address = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed_address, ipaddress.IPv6Address):
-        if parsed_address.ipv4_mapped or parsed_address.sixtofour or parsed_address.teredo or parsed_address in _NAT64:
-            return False
+    if isinstance(parsed_address, ipaddress.IPv6Address) and (
+        parsed_address.ipv4_mapped or parsed_address.sixtofour or parsed_address.teredo or parsed_address in _NAT64
+    ):
+        return False
     return parsed_address.is_global and not parsed_address.is_multicast
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -68,14 +68,12 @@ def _uri(value: object) -> bool:
 
 @_format("date")
 def _date(value: object) -> bool:
-    return not isinstance(value, str) or (len(value) == 10 and datetime.date.fromisoformat(value) is not None)
+    return not isinstance(value, str) or (len(value) == 10 and dt.date.fromisoformat(value) is not None)
 
 
 @_format("date-time")
 def _date_time(value: object) -> bool:
-    return not isinstance(value, str) or (
-        "T" in value.upper() and datetime.datetime.fromisoformat(value).tzinfo is not None
-    )
+    return not isinstance(value, str) or ("T" in value.upper() and dt.datetime.fromisoformat(value).tzinfo is not None)
 
 
 @_format("uuid")
@@ -86,7 +84,7 @@ def _uuid(value: object) -> bool:
     )
 
 
-def unknown_formats(schema: Any) -> list[str]:  # noqa: ANN401 - any part of a schema
+def unknown_formats(schema: Any) -> list[str]:
     """The formats that a schema asks for and nothing here checks: a promise that would not be kept."""
     found: set[str] = set()
     for part in _parts(schema):
@@ -161,7 +159,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…"
 
 
-def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON of any shape
+def _parts(value: Any) -> Iterator[Any]:
     yield value
     if isinstance(value, Mapping):
         for item in value.values():
@@ -171,7 +169,7 @@ def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON of any shape
             yield from _parts(item)
 
 
-def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of any shape
+def _texts(value: Any) -> Iterator[str]:
     for part in _parts(value):
         if isinstance(part, str):
             yield part

@@ -66,7 +66,7 @@ class RunCommand:
         )
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
-        assert prepared.argv is not None and prepared.cwd is not None
+        assert prepared.cwd is not None
         argv, executed = self._executed(prepared.args, Path(prepared.cwd))
         ended = await self.runner.run(
             argv, executed, self.runner.base_environment(), self._limits(prepared.args), call, cwd=Path(prepared.cwd)

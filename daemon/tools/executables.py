@@ -36,7 +36,28 @@ _INTERPRETERS = (
 _SCRIPT_OPTIONS = {"awk": "-f", "gawk": "-f", "mawk": "-f", "sed": "-f", "make": "-f"}
 _INLINE_CODE = frozenset({"-c", "-e", "-E", "-m", "--eval", "-r"})
 _WRAPPERS = frozenset(
-    "env nice ionice nohup timeout setsid stdbuf time chrt taskset xargs watch sudo doas busybox unbuffer strace flock runuser setpriv".split()
+    [
+        "env",
+        "nice",
+        "ionice",
+        "nohup",
+        "timeout",
+        "setsid",
+        "stdbuf",
+        "time",
+        "chrt",
+        "taskset",
+        "xargs",
+        "watch",
+        "sudo",
+        "doas",
+        "busybox",
+        "unbuffer",
+        "strace",
+        "flock",
+        "runuser",
+        "setpriv",
+    ]
 )
 
 
@@ -101,7 +122,7 @@ def find(name: str, *, search_path: str, cwd: Path) -> Path | None:
     for place in places:
         try:
             if place.is_file() and os.access(place, os.X_OK):
-                return Path(os.path.abspath(place))
+                return Path(os.path.abspath(place))  # noqa: PTH100 - links stay: a virtual environment is found by the path it is called by
         except (OSError, ValueError):
             continue
     return None
@@ -168,9 +189,9 @@ def prefixes(executed: Executed, *, never: Sequence[Path]) -> list[Path]:
     found: set[Path] = set()
     for path in (*executed.found_as, *map(Path, executed.files)):
         prefix = path.parent.parent
-        if path.parent.name in {"bin", "sbin"} and prefix != Path("/") and (prefix / "lib").is_dir():
-            if not any(other.is_relative_to(prefix) for other in (*never, Path.home())):
-                found.add(prefix)
+        is_one = path.parent.name in {"bin", "sbin"} and prefix != Path("/") and (prefix / "lib").is_dir()
+        if is_one and not any(other.is_relative_to(prefix) for other in (*never, Path.home())):
+            found.add(prefix)
     return sorted(found)
 
 

@@ -27,7 +27,7 @@ _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "idempotency-key", "accept-encoding", "te", "upgrade"}
 )
 _REPORTED = ("content-type", "location", "etag", "last-modified", "retry-after", "www-authenticate")
-_TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+_HEADER_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
 _SECRET = {
     "type": "object",
     "properties": {"secret": {"type": "string"}, "prefix": {"type": "string", "pattern": r"^[\x20-\x7e]*$"}},
@@ -52,7 +52,7 @@ HTTP_REQUEST = ToolSpec(
         headers={
             "type": "object",
             "maxProperties": 50,
-            "propertyNames": {"pattern": _TOKEN},
+            "propertyNames": {"pattern": _HEADER_NAME},
             "additionalProperties": {"anyOf": [{"type": "string", "pattern": r"^[\x20-\x7e\t]*$"}, _SECRET]},
             "description": "Header names and values",
         },
@@ -140,7 +140,8 @@ class HttpRequest:
             headers["Idempotency-Key"] = call.action
         content = self._content(prepared.args, headers)
         verify = ssl.create_default_context() if url.scheme == "https" else False
-        async with httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=verify, timeout=None) as client:  # noqa: S113 - bounded as a whole by the caller
+        options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "verify": verify}
+        async with httpx.AsyncClient(timeout=self.http.seconds_max, **options) as client:
             for _ in range(_REDIRECTS_MAX + 1):
                 request = client.build_request(
                     prepared.method or "GET",
@@ -219,7 +220,7 @@ def _is_reference(value: JSON) -> bool:
     return isinstance(value, dict) and "secret" in value and set(value) <= {"secret", "prefix"}
 
 
-def _secret_names(value: Any) -> set[str]:  # noqa: ANN401 - JSON of any shape
+def _secret_names(value: Any) -> set[str]:
     if _is_reference(value):
         return {str(value["secret"])}
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

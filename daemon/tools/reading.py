@@ -126,7 +126,7 @@ class _Scan:
             with self._roots.directory(path) as descriptor:
                 handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
                 try:
-                    names = sorted(os.listdir(handle))
+                    names = sorted(os.listdir(handle))  # noqa: PTH208 - by descriptor, which a Path cannot
                     statuses = list(self._statuses(handle, path, names))
                 finally:
                     os.close(handle)
@@ -305,7 +305,7 @@ def _why_cut(matches: bool, size: bool, late: bool) -> str:
     )
 
 
-def _compiled(text: str, *, regex: bool, ignore_case: bool) -> Any:  # noqa: ANN401 - re2 has no types
+def _compiled(text: str, *, regex: bool, ignore_case: bool) -> Any:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.UTF8
     options.literal = not regex

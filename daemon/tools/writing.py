@@ -107,6 +107,7 @@ WRITE_FILE = ToolSpec(
 def write_file(
     roots: Roots, stash: Stash, paths: Mapping[str, Path], args: Mapping[str, Any], action: str
 ) -> dict[str, JSON]:
+    """Replace the file's content."""
     path, data = paths["path"], args["text"].encode()
     (change,) = stash.keep(action, "write_file", [Planned(path=path, after=sha256(data), after_size=len(data))])
     put(roots, path, iter([data]), like=change.before, name=action)
@@ -134,6 +135,7 @@ APPEND_FILE = ToolSpec(
 def append_file(
     roots: Roots, stash: Stash, paths: Mapping[str, Path], args: Mapping[str, Any], action: str
 ) -> dict[str, JSON]:
+    """Put text behind the file's content; at a second attempt, only what is missing of it."""
     path, data = paths["path"], args["text"].encode()
     known = stash.load(action)
     if known is None:
@@ -217,6 +219,7 @@ MOVE_FILE = ToolSpec(
 def move_file(
     roots: Roots, stash: Stash, paths: Mapping[str, Path], args: Mapping[str, Any], action: str
 ) -> dict[str, JSON]:
+    """Rename, or copy and remove across file systems."""
     source, target = paths["from"], paths["to"]
     if source == target:
         raise ToolRefused("move", str(source), "it is there already", _UNTIL_WRITTEN)
@@ -265,8 +268,9 @@ DELETE_FILE = ToolSpec(
 
 
 def delete_file(
-    roots: Roots, stash: Stash, paths: Mapping[str, Path], args: Mapping[str, Any], action: str
+    roots: Roots, stash: Stash, paths: Mapping[str, Path], _: Mapping[str, Any], action: str
 ) -> dict[str, JSON]:
+    """Remove the file, once its content is stashed."""
     path = paths["path"]
     if stash.load(action) is None:
         _present(roots, path)
