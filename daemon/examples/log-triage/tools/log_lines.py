@@ -5,21 +5,37 @@ logs, dpkg.log and apt's history, and application logs with a level (text or JSO
 in part by strangers: addresses count only where the program itself wrote them, and nothing here runs what it reads.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import json
 import re
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone, tzinfo
 
 LINE_CHARACTERS_MAX = 4096  # of a longer line only the beginning is looked at
 
-MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+MONTHS = {
+    "Jan": 1,
+    "Feb": 2,
+    "Mar": 3,
+    "Apr": 4,
+    "May": 5,
+    "Jun": 6,
+    "Jul": 7,
+    "Aug": 8,
+    "Sep": 9,
+    "Oct": 10,
+    "Nov": 11,
+    "Dec": 12,
+}
 
 SYSLOG = re.compile(
     r"(?:([A-Z][a-z]{2}) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2})|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]{5})))"
     r" (\S+) ([^\s:\[]+)(?:\[[0-9]+\])?: ?(.*)"
 )
 ACCESS = re.compile(
-    r'(\S+) \S+ .{0,200}?\[([0-9]{2})/([A-Z][a-z]{2})/([0-9]{4}):([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-][0-9]{4})\] '
+    r"(\S+) \S+ .{0,200}?\[([0-9]{2})/([A-Z][a-z]{2})/([0-9]{4}):([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-][0-9]{4})\] "
     r'"((?:[^"\\]|\\.)*)" ([0-9]{3}) (\S+)'
 )
 NGINX_ERROR = re.compile(r"([0-9]{4})/([0-9]{2})/([0-9]{2}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) \[([a-z]+)\] (.*)")
@@ -27,7 +43,9 @@ DPKG = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2}) "
     r"(install|upgrade|remove|purge|configure|trigproc|status|startup|conffile) (.*)"
 )
-APT = re.compile(r"(Start-Date|End-Date|Commandline|Requested-By|Install|Upgrade|Remove|Purge|Reinstall|Downgrade|Error): ?(.*)")
+APT = re.compile(
+    r"(Start-Date|End-Date|Commandline|Requested-By|Install|Upgrade|Remove|Purge|Reinstall|Downgrade|Error): ?(.*)"
+)
 ALTERNATIVES = re.compile(r"update-alternatives ([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2}): (.*)")
 APPLICATION = re.compile(
     r"\[?([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,][0-9]+)?(Z|[+-][0-9]{2}:?[0-9]{2})?\]?[\s:-]+"
@@ -36,7 +54,9 @@ APPLICATION = re.compile(
 )
 
 # The address is the last thing that sshd writes: a user name that pretends to be the end of the line comes before it.
-SSHD_FAILED = re.compile(r"Failed (?:password|keyboard-interactive/pam|none) for (invalid user )?(.*) from (\S+) port [0-9]+(?: ssh2)?$")
+SSHD_FAILED = re.compile(
+    r"Failed (?:password|keyboard-interactive/pam|none) for (invalid user )?(.*) from (\S+) port [0-9]+(?: ssh2)?$"
+)
 SSHD_ACCEPTED = re.compile(r"Accepted (\S+) for (.*) from (\S+) port [0-9]+(?: ssh2)?(?:: [^ ]+ [^ ]+)?$")
 SSHD_INVALID = re.compile(r"Invalid user (.*) from (\S+?)(?: port [0-9]+)?$")
 SSHD_REPEATED = re.compile(r"message repeated ([0-9]{1,6}) times: \[ (.*)\]$")
@@ -56,20 +76,34 @@ LEVELS = {
     "warn": "application warning", "warning": "application warning",
     "error": "application error", "critical": "application error", "fatal": "application error", "severe": "application error",
 }  # fmt: skip
-ACCOUNT_PROGRAMS = {"useradd", "userdel", "usermod", "groupadd", "groupdel", "groupmod", "passwd", "chpasswd", "chage", "gpasswd"}
+ACCOUNT_PROGRAMS = {
+    "useradd",
+    "userdel",
+    "usermod",
+    "groupadd",
+    "groupdel",
+    "groupmod",
+    "passwd",
+    "chpasswd",
+    "chage",
+    "gpasswd",
+}
 
 
+@dataclass(slots=True)
 class Entry:
-    """What one line says. `times` is more than 1 where the line stands for several events."""
+    """What one line says. `times` is more than 1 where the line stands for several events; `path` is a web request's."""
 
-    __slots__ = ("address", "at", "detail", "kind", "path", "times", "user")
+    kind: str
+    at: datetime | None = None
+    address: str | None = None
+    user: str = ""
+    detail: str = ""
+    times: int = 1
+    path: str | None = None
 
-    def __init__(self, kind, at=None, address=None, user=None, detail="", times=1, path=None):
-        self.kind, self.at, self.address, self.user = kind, at, address, user
-        self.detail, self.times, self.path = detail, times, path
 
-
-def read_line(line, now):
+def read_line(line: str, now: datetime) -> Entry:
     """The Entry of a line; of kind "unrecognised" where no format fits. `now` is an aware datetime, for missing years."""
     line = line[:LINE_CHARACTERS_MAX].rstrip("\r\n")
     match = SYSLOG.match(line)
@@ -90,7 +124,8 @@ def read_line(line, now):
         return _apt(match, now)
     match = NGINX_ERROR.match(line)
     if match:
-        at = _moment(*(int(match[number]) for number in range(1, 7)), now.tzinfo)
+        day = (int(match[1]), int(match[2]), int(match[3]))
+        at = _moment((*day, int(match[4]), int(match[5]), int(match[6])), now.tzinfo)
         serious = match[7] in ("error", "crit", "alert", "emerg")
         return Entry("web server error" if serious else "web notice", at, detail=match[8])
     match = ALTERNATIVES.match(line)
@@ -101,7 +136,7 @@ def read_line(line, now):
     return Entry("blank" if not line.strip() else "unrecognised", detail=line)
 
 
-def address_of(text):
+def address_of(text: str) -> str | None:
     """`text` as a canonical IP address, or None if it is none (a host name, or something that only looks like one)."""
     try:
         address = ipaddress.ip_address(text)
@@ -110,38 +145,38 @@ def address_of(text):
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def _moment(year, month, day, hour, minute, second, zone):
+def _moment(parts: tuple[int, int, int, int, int, int], zone: tzinfo | None) -> datetime | None:
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=zone)
+        return datetime(*parts, tzinfo=zone)
     except ValueError:
         return None
 
 
-def _iso(text, now):
+def _iso(text: str, now: datetime) -> datetime | None:
     try:
-        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        at = datetime.fromisoformat(text)
     except ValueError:
         return None
     return at if at.tzinfo else at.replace(tzinfo=now.tzinfo)
 
 
-def _syslog(match, now):
+def _syslog(match: re.Match[str], now: datetime) -> Entry:
     if match[1]:
-        at = _without_year(MONTHS.get(match[1], 0), *(int(match[number]) for number in range(2, 6)), now)
+        at = _without_year((MONTHS.get(match[1], 0), int(match[2]), int(match[3]), int(match[4]), int(match[5])), now)
     else:
         at = _iso(match[6], now)
     return classify(match[8], match[9], at)
 
 
-def _without_year(month, day, hour, minute, second, now):
+def _without_year(parts: tuple[int, int, int, int, int], now: datetime) -> datetime | None:
     """The last time that this date came: old syslog lines name no year."""
-    at = _moment(now.year, month, day, hour, minute, second, now.tzinfo)
+    at = _moment((now.year, *parts), now.tzinfo)
     if at is None or at > now + timedelta(days=1):
-        at = _moment(now.year - 1, month, day, hour, minute, second, now.tzinfo) or at
+        at = _moment((now.year - 1, *parts), now.tzinfo) or at
     return at
 
 
-def classify(program, message, at):
+def classify(program: str, message: str, at: datetime | None) -> Entry:
     """The Entry of a message that `program` sent to syslog or the journal."""
     name = program.rsplit("/", 1)[-1].lower()
     if name in ("sshd", "sshd-session", "sshd-auth"):
@@ -165,7 +200,7 @@ def classify(program, message, at):
     return Entry("session" if "pam_unix(" in message else "other system message", at, detail=message)
 
 
-def _sshd(message, at):
+def _sshd(message: str, at: datetime | None) -> Entry:
     times = 1
     repeated = SSHD_REPEATED.match(message)
     if repeated:
@@ -182,37 +217,44 @@ def _sshd(message, at):
     return Entry("ssh other", at, detail=message, times=times)
 
 
-def _access(match):
+def _access(match: re.Match[str]) -> Entry:
     zone_text = match[8]
     minutes = int(zone_text[1:3]) * 60 + int(zone_text[3:5])
     zone = timezone(timedelta(minutes=min(minutes, 1439) * (-1 if zone_text[0] == "-" else 1)))
-    month = MONTHS.get(match[3], 0)
-    at = _moment(int(match[4]), month, int(match[2]), int(match[5]), int(match[6]), int(match[7]), zone)
+    day = (int(match[4]), MONTHS.get(match[3], 0), int(match[2]))
+    at = _moment((*day, int(match[5]), int(match[6]), int(match[7])), zone)
     request, status = match[9], match[10]
     parts = request.split(" ")
     path = parts[1] if len(parts) > 1 else request
     if WEB_PROBE.search(request):
         kind = "web probe"
     else:
-        kind = {"2": "web success", "3": "web redirect", "4": "web client error", "5": "web server error"}.get(status[0], "web other")
+        kind = {"2": "web success", "3": "web redirect", "4": "web client error", "5": "web server error"}.get(
+            status[0], "web other"
+        )
     return Entry(kind, at, address_of(match[1]), detail=f"{status} {request}", path=path)
 
 
-def _dpkg(match, now):
+def _dpkg(match: re.Match[str], now: datetime) -> Entry:
     at = _iso(f"{match[1]}T{match[2]}", now)
     verb, package = match[3], match[4].split(" ")[0]
-    kinds = {"install": "package installed", "upgrade": "package upgraded", "remove": "package removed", "purge": "package removed"}
+    kinds = {
+        "install": "package installed",
+        "upgrade": "package upgraded",
+        "remove": "package removed",
+        "purge": "package removed",
+    }
     return Entry(kinds.get(verb, "package housekeeping"), at, detail=package)
 
 
-def _apt(match, now):
+def _apt(match: re.Match[str], now: datetime) -> Entry:
     at = _iso(match[2].replace("  ", "T"), now) if match[1].endswith("-Date") else None
     if match[1] == "Error":
         return Entry("package error", at, detail=match[2])
     return Entry("apt run" if match[1] == "Start-Date" else "package housekeeping", at, detail=match[2])
 
 
-def _json(line, now):
+def _json(line: str, now: datetime) -> Entry:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -11,6 +11,8 @@ Standard output: one JSON object with state, counts, figures, figures_text, offe
 report (Markdown) and chart (SVG). Only the standard library is used, and only the files named are read.
 """
 
+from __future__ import annotations
+
 import glob
 import hashlib
 import ipaddress
@@ -18,9 +20,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from log_lines import Entry, address_of, classify, read_line
 from triage_report import chart, incident, plain, report
@@ -33,6 +38,18 @@ BLOCK_MAX = 10  # proposed in one run
 OFFENDER_SECONDS = 86_400  # how long an offender is proposed after it was last seen
 HEAD_BYTES = 1024  # by which a file is known again after log rotation
 JOURNAL_LINES_MAX = 20_000
+DENY_LIST_CHARACTERS_MAX = 10_000_000
+DAY_FINDINGS_MAX = 60
+
+# What counts as trouble, and how serious it is.
+TROUBLE = {
+    "kernel trouble": "high",
+    "service failure": "medium",
+    "package error": "medium",
+    "web server error": "medium",
+    "application error": "medium",
+    "sudo failure": "medium",
+}
 
 # The defender's own networks: never proposed for blocking. (Documentation networks stand for strangers in examples.)
 OWN_NETWORKS = [
@@ -42,34 +59,43 @@ OWN_NETWORKS = [
 ]  # fmt: skip
 
 
-def head_of(file, length):
+@dataclass(slots=True)
+class Source:
+    """One log and what is new in it; `error` says why it could not be read."""
+
+    name: str
+    entries: list[Entry] = field(default_factory=list)
+    rotated: bool = False
+    error: str | None = None
+
+
+def head_of(file: BinaryIO, length: int) -> str:
     """A digest of the first `length` bytes, by which a file is the same although it was renamed."""
     file.seek(0)
     return hashlib.sha256(file.read(length)).hexdigest()[:16]
 
 
-def new_lines(path, known):
+def new_lines(path: Path, known: Mapping[str, Any] | None) -> tuple[list[str], dict[str, Any], bool]:
     """The complete lines in `path` after the known place: (lines, the place now, whether the log was rotated).
 
     After a rotation the rest of the old file is read from `path`.1 first.
     """
     rotated, lines = False, []
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = known.get("offset", 0) if known else 0
-        if known and (size < offset or head_of(file, known["head_bytes"]) != known["head"]):
+    with path.open("rb") as file:
+        offset = known["offset"] if known else 0
+        if known and (os.fstat(file.fileno()).st_size < offset or head_of(file, known["head_bytes"]) != known["head"]):
             rotated, offset = True, 0
-            lines += rest_of_rotated(path + ".1", known)
+            lines += rest_of_rotated(path.with_name(path.name + ".1"), known)
         found, offset = complete_lines(file, offset)
-        lines += found
         length = min(HEAD_BYTES, offset)
         place = {"offset": offset, "head_bytes": length, "head": head_of(file, length)}
-    return lines, place, rotated
+    return lines + found, place, rotated
 
 
-def rest_of_rotated(path, known):
+def rest_of_rotated(path: Path, known: Mapping[str, Any]) -> list[str]:
+    """What was written to the old file after the known place, if `path` is that file."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             if head_of(file, known["head_bytes"]) != known["head"]:
                 return []
             return complete_lines(file, known["offset"], to_the_end=True)[0]
@@ -77,7 +103,8 @@ def rest_of_rotated(path, known):
         return []
 
 
-def complete_lines(file, offset, to_the_end=False):
+def complete_lines(file: BinaryIO, offset: int, *, to_the_end: bool = False) -> tuple[list[str], int]:
+    """The lines from `offset` on, and the offset after them. A line without its end waits for the next run."""
     file.seek(offset)
     data = file.read(BYTES_PER_FILE_MAX)
     end = data.rfind(b"\n") + 1
@@ -87,56 +114,59 @@ def complete_lines(file, offset, to_the_end=False):
     return [line for line in text.split("\n") if line], offset + end
 
 
-def journal_entries(known):
-    """Entries of the journal after the known cursor: (entries, the place now). Nothing where there is no journal."""
+def journal_entries(known: Mapping[str, Any] | None) -> tuple[list[Entry], dict[str, Any]]:
+    """Entries of the journal after the known cursor, and the cursor now. Nothing where there is no journal."""
+    cursor = str((known or {}).get("cursor", ""))
     command = ["journalctl", "--output=json", "--no-pager", f"--lines={JOURNAL_LINES_MAX}"]
-    if known and known.get("cursor"):
-        command.append(f"--after-cursor={known['cursor']}")
+    command += [f"--after-cursor={cursor}"] if cursor else []
     try:
         done = subprocess.run(command, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return [], known or {}
-    entries, cursor = [], (known or {}).get("cursor", "")
+        return [], {"cursor": cursor}
+    entries = []
     for line in done.stdout.decode("utf-8", "replace").splitlines():
         try:
             record = json.loads(line)
             at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1e6).astimezone()
             program = str(record.get("SYSLOG_IDENTIFIER") or record.get("_COMM") or "unknown")
             entries.append(classify(program, str(record.get("MESSAGE") or ""), at))
-            cursor = record["__CURSOR"]
+            cursor = str(record["__CURSOR"])
         except (ValueError, KeyError, TypeError, OverflowError):
             entries.append(Entry("unrecognised", detail=line))
     return entries, {"cursor": cursor}
 
 
-def read_sources(sources, places, now):
-    """All new entries, by source: ([{name, entries, rotated, error}], places now)."""
-    found, places = [], dict(places)
-    paths = []
-    for pattern in sources:
-        paths += ["journal"] if pattern == "journal" else sorted(glob.glob(pattern))
-    for path in list(dict.fromkeys(paths))[:FILES_MAX]:
-        source = {"name": path, "entries": [], "rotated": False, "error": None}
+def read_sources(
+    patterns: Sequence[str], known: Mapping[str, Any], now: datetime
+) -> tuple[list[Source], dict[str, Any]]:
+    """What is new in each log that a pattern matches, and the places now."""
+    sources, places = [], dict(known)
+    names: list[str] = []
+    for pattern in patterns:
+        names += ["journal"] if pattern == "journal" else sorted(glob.glob(pattern))
+    for name in list(dict.fromkeys(names))[:FILES_MAX]:
+        source = Source(name)
         try:
-            if path == "journal":
-                source["entries"], places[path] = journal_entries(places.get(path))
+            if name == "journal":
+                source.entries, places[name] = journal_entries(places.get(name))
             else:
-                lines, places[path], source["rotated"] = new_lines(path, places.get(path))
-                source["entries"] = [read_line(line, now) for line in lines]
+                lines, places[name], source.rotated = new_lines(Path(name), places.get(name))
+                source.entries = [read_line(line, now) for line in lines]
         except OSError as error:
-            source["error"] = error.strerror
-        found.append(source)
-    return found, places
+            source.error = error.strerror
+        sources.append(source)
+    return sources, places
 
 
-def is_own(address):
+def is_own(address: str) -> bool:
+    """Whether the address is of the defender's own networks."""
     parsed = ipaddress.ip_address(address)
     return any(parsed in network for network in OWN_NETWORKS if network.version == parsed.version)
 
 
-def figures_of(entries):
+def figures_of(entries: Sequence[Entry]) -> dict[str, int]:
     """The few numbers that are compared from run to run."""
-    kinds = Counter()
+    kinds: Counter[str] = Counter()
     for entry in entries:
         kinds[entry.kind] += entry.times
     return {
@@ -152,9 +182,14 @@ def figures_of(entries):
     }
 
 
-def offenders_in(entries, before, threshold):
+def offenders_in(
+    entries: Sequence[Entry], before: Mapping[str, int], threshold: int
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Addresses that reached the threshold, with new failures in these entries, the most failures first."""
-    failures, names, first, last, accepted = Counter(), {}, {}, {}, {}
+    failures: Counter[str] = Counter()
+    names: dict[str, Counter[str]] = {}
+    times: dict[str, list[datetime]] = {}
+    accepted: dict[str, str] = {}
     for entry in entries:
         if entry.address is None:
             continue
@@ -162,8 +197,7 @@ def offenders_in(entries, before, threshold):
             failures[entry.address] += entry.times
             names.setdefault(entry.address, Counter())[entry.user] += entry.times
             if entry.at:
-                first.setdefault(entry.address, entry.at)
-                last[entry.address] = entry.at
+                times.setdefault(entry.address, []).append(entry.at)
         elif entry.kind == "ssh accepted" and failures[entry.address] + before.get(entry.address, 0) >= threshold:
             accepted[entry.address] = entry.user
     found = []
@@ -177,96 +211,122 @@ def offenders_in(entries, before, threshold):
             "total": total,
             "users": [plain(user, 32) or "(empty)" for user, _ in names[address].most_common(5)],
             "user_count": len(names[address]),
-            "first": first[address].isoformat() if address in first else None,
-            "last": last[address].isoformat() if address in last else None,
+            "first": min(times[address]).isoformat() if address in times else None,
+            "last": max(times[address]).isoformat() if address in times else None,
             "own": is_own(address),
             "accepted": plain(accepted[address], 32) if address in accepted else None,
         })  # fmt: skip
     return found, failures
 
 
-def findings_of(entries, offenders, figures):
+def findings_of(
+    entries: Sequence[Entry], offenders: Sequence[Mapping[str, Any]], figures: Mapping[str, int]
+) -> list[dict[str, str]]:
     """What a person should know, the most serious first."""
-    found = []
+    found: list[dict[str, str]] = []
+
+    def add(severity: str, kind: str, text: str) -> None:
+        found.append({"severity": severity, "kind": kind, "text": text})
+
+    for each in [each for each in offenders if each["accepted"] is not None][:FINDINGS_OF_A_KIND_MAX]:
+        failed = counted(each["total"], "failed password")
+        add(
+            "critical",
+            "login after brute force",
+            f"{each['ip']} logged in as `{each['accepted']}` after {failed}: look here first",
+        )
     for each in offenders[:FINDINGS_OF_A_KIND_MAX]:
-        if each["accepted"] is not None:
-            text = f"{each['ip']} logged in as `{each['accepted']}` after {each['total']} failed passwords: look at this first"
-            found.append({"severity": "critical", "kind": "login after brute force", "text": text})
-        names = f"{each['user_count']} user name{'s' if each['user_count'] != 1 else ''}"
-        text = f"{each['ip']}: {each['failures']} failed passwords for {names} ({', '.join(f'`{user}`' for user in each['users'])})"
-        found.append({"severity": "high", "kind": "brute-force attempt", "text": text})
+        names = f"{counted(each['user_count'], 'user name')} ({', '.join(f'`{user}`' for user in each['users'])})"
+        add("high", "brute-force attempt", f"{each['ip']}: {counted(each['failures'], 'failed password')} for {names}")
     if len(offenders) > FINDINGS_OF_A_KIND_MAX:
         more = len(offenders) - FINDINGS_OF_A_KIND_MAX
-        found.append({"severity": "high", "kind": "brute-force attempts", "text": f"{more} more addresses, see the table below"})
-    probes = Counter(entry.address or "an unknown address" for entry in entries if entry.kind == "web probe")
-    for address, count in probes.most_common(5):
-        path = next(entry.path for entry in entries if entry.kind == "web probe" and (entry.address or "an unknown address") == address)
-        text = f"{address}: {count} request{'s' if count != 1 else ''} that look for holes, such as `{plain(path, 60)}`"
-        found.append({"severity": "medium", "kind": "web probe", "text": text})
-    for kind, severity in (("kernel trouble", "high"), ("service failure", "medium"), ("package error", "medium"),
-                           ("web server error", "medium"), ("application error", "medium"), ("sudo failure", "medium")):  # fmt: skip
+        add("high", "brute-force attempts", f"{more} more, see the table below")
+    probes: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.kind == "web probe":
+            probes.setdefault(entry.address or "an unknown address", []).append(entry)
+    for address, probing in sorted(probes.items(), key=lambda item: -len(item[1]))[:5]:
+        text = (
+            f"{address}: {counted(len(probing), 'request')} looking for holes, such as `{plain(probing[0].path, 60)}`"
+        )
+        add("medium", "web probe", text)
+    for kind, severity in TROUBLE.items():
         details = Counter(plain(shape(entry.detail), 90) for entry in entries if entry.kind == kind)
         for detail, count in details.most_common(3):
-            found.append({"severity": severity, "kind": kind, "text": f"{count} × `{detail}`"})
+            add(severity, kind, f"{count} × `{detail}`")
     if figures["packages_changed"]:
-        found.append({"severity": "low", "kind": "packages", "text": f"{figures['packages_changed']} packages installed, upgraded or removed"})
+        add("low", "packages", f"{counted(figures['packages_changed'], 'package')} installed, upgraded or removed")
     changes = [entry for entry in entries if entry.kind == "account change"]
     if changes:
-        found.append({"severity": "low", "kind": "accounts", "text": f"{len(changes)} × such as `{plain(changes[0].detail, 80)}`"})
+        add("low", "accounts", f"{len(changes)} × such as `{plain(changes[0].detail, 80)}`")
     order = ("critical", "high", "medium", "low")
     return sorted(found, key=lambda each: order.index(each["severity"]))[:30]
 
 
-def shape(detail):
+def shape(detail: str) -> str:
     """A message with its numbers taken out, so that messages that differ only there count as one."""
-    return "".join("#" if character.isdigit() else character for character in detail).replace("##", "#").replace("##", "#")
+    return (
+        "".join("#" if character.isdigit() else character for character in detail).replace("##", "#").replace("##", "#")
+    )
 
 
-def merged_day(state, date, figures, findings):
+def merged_day(
+    day: Mapping[str, Any],
+    date: str,
+    figures: Mapping[str, int],
+    findings: Sequence[Mapping[str, str]],
+    offenders: Sequence[str],
+) -> dict[str, Any]:
     """The figures and findings of the day so far, this run included."""
-    day = state.get("day") or {}
     if day.get("date") != date:
-        day = {"date": date, "runs": 0, "figures": {}, "findings": []}
+        day = {"date": date, "runs": 0, "figures": {}, "findings": [], "offenders": []}
     known = {(each["kind"], each["text"]) for each in day["findings"]}
     added = [each for each in findings if (each["kind"], each["text"]) not in known]
+    addresses = list(dict.fromkeys([*day["offenders"], *offenders]))[:ADDRESSES_MAX]
+    sums = {name: day["figures"].get(name, 0) + value for name, value in figures.items()}
     return {
         "date": date,
         "runs": day["runs"] + 1,
-        "figures": {name: day["figures"].get(name, 0) + value for name, value in figures.items()},
-        "findings": (day["findings"] + added)[-60:],
+        "figures": {**sums, "offenders": len(addresses)},
+        "findings": [*day["findings"], *added][-DAY_FINDINGS_MAX:],
+        "offenders": addresses,
     }
 
 
-def top(counts, most):
+def top(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """The largest counts."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
-def blocked_addresses(path):
+def blocked_addresses(path: Path) -> set[str]:
+    """The addresses in the deny list."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return {address for address in map(address_of, file.read(1_000_000).split()) if address}
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return {address for address in map(address_of, file.read(DENY_LIST_CHARACTERS_MAX).split()) if address}
     except OSError:
         return set()
 
 
-def earlier_figures(facts):
+def earlier_figures(facts: object) -> list[dict[str, int]]:
     """The figures of earlier runs, newest first, out of what memory says of them."""
     rows = []
     for fact in facts if isinstance(facts, list) else []:
         value = fact.get("value") if isinstance(fact, dict) else None
         pairs = [pair.partition("=") for pair in value.split()] if isinstance(value, str) else []
-        row = {name: int(number) for name, _, number in pairs if number.isascii() and number.isdigit() and len(number) < 16}
+        row = {
+            name: int(number) for name, _, number in pairs if number.isascii() and number.isdigit() and len(number) < 16
+        }
         if "lines" in row:
             rows.append(row)
     return rows[:50]
 
 
-def triage(request, now):
+def triage(request: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The answer to one request."""
     state = request.get("state") or {}
     threshold = int(request.get("threshold") or 5)
     sources, places = read_sources(request["sources"], state.get("places") or {}, now)
-    entries = [entry for source in sources for entry in source["entries"]]
+    entries = [entry for source in sources for entry in source.entries]
     figures = figures_of(entries)
     before = state.get("failures") or {}
     offenders, failures = offenders_in(entries, before, threshold)
@@ -274,10 +334,10 @@ def triage(request, now):
     findings = findings_of(entries, offenders, figures)
     seen = {ip: at for ip, at in (state.get("offenders") or {}).items() if now.timestamp() - at < OFFENDER_SECONDS}
     seen.update({each["ip"]: int(now.timestamp()) for each in offenders})
-    blocked = blocked_addresses(request.get("blocked") or "blocked.txt")
+    blocked = blocked_addresses(Path(request.get("blocked") or "blocked.txt"))
     totals = {ip: before.get(ip, 0) + failures.get(ip, 0) for ip in {*before, *failures}}
     candidates = [ip for ip in seen if ip not in blocked and not is_own(ip) and ":" not in ip]
-    day = merged_day(state, request["date"], figures, findings)
+    day = merged_day(state.get("day") or {}, request["date"], figures, findings, [each["ip"] for each in offenders])
     answer = {
         "state": {
             "places": places,
@@ -292,28 +352,40 @@ def triage(request, now):
         "block": sorted(candidates, key=lambda ip: (-totals.get(ip, 0), ip))[:BLOCK_MAX],
         "findings": findings,
         "incidents": [
-            {"path": f"incidents/{request['date']}-ssh-{each['ip'].replace(':', '-')}.md", "text": incident(each, request)}
+            {
+                "path": f"incidents/{request['date']}-ssh-{each['ip'].replace(':', '-')}.md",
+                "text": incident(each, request),
+            }
             for each in offenders[:BLOCK_MAX]
         ],
     }
     answer["summary"] = summary(sources, figures, findings)
-    answer["report"] = report(request, answer, sources, day, earlier_figures(request.get("earlier")), blocked)
+    answer["report"] = report(request, answer, sources, earlier_figures(request.get("earlier")), blocked)
     answer["chart"] = chart(entries)
     return answer
 
 
-def summary(sources, figures, findings):
+def summary(sources: Sequence[Source], figures: Mapping[str, int], findings: Sequence[Mapping[str, str]]) -> str:
+    """The run in one line."""
     if not figures["lines"]:
-        return f"nothing new in {len(sources)} log{'s' if len(sources) != 1 else ''}"
+        return f"nothing new in {counted(len(sources), 'log')}"
     serious = sum(1 for each in findings if each["severity"] in ("critical", "high"))
-    return (f"{figures['lines']:,} new lines in {sum(1 for each in sources if each['entries'])} of {len(sources)} logs, "
-            f"{figures['failed_passwords']:,} failed passwords, {figures['offenders']} brute-force attempts, {serious} serious findings")  # fmt: skip
+    written = sum(1 for each in sources if each.entries)
+    return (
+        f"{counted(figures['lines'], 'new line')} in {written} of {counted(len(sources), 'log')}, "
+        f"{counted(figures['failed_passwords'], 'failed password')}, {counted(figures['offenders'], 'brute-force attempt')}, "
+        f"{counted(serious, 'serious finding')}"
+    )
 
 
-def main():
-    started = time.time()
-    request = json.load(sys.stdin)
-    answer = triage(request, datetime.fromtimestamp(started).astimezone())
+def counted(count: int, noun: str) -> str:
+    """`3 logs`, `1 log`."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+def main() -> None:
+    """Answer the request on standard input."""
+    answer = triage(json.load(sys.stdin), datetime.now().astimezone())
     json.dump(answer, sys.stdout, ensure_ascii=False)
 
 
