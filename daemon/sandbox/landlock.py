@@ -148,6 +148,8 @@ def drop_capabilities() -> None:
     if _libc().capget(header, data) != 0:
         return
     words = list(struct.unpack("=6I", data.raw))
+    if not any(words):
+        return  # a hardened service has none, and its system-call filter forbids capset
     for capability in range(64):
         if capability in _CAPABILITIES_KEPT:
             continue
