@@ -105,6 +105,10 @@ def booted(outside: Path, repository: Path, eventually: Callable[..., Any]) -> I
             return None
 
         machine = eventually(running, seconds_max=60)
+        if (
+            sys.base_prefix != "/usr"
+        ):  # its libpython no longer lies where it was linked to; a system's own would be found
+            machine.shell("echo /opt/python/lib >/etc/ld.so.conf && ldconfig")
         try:
             yield machine
         finally:
