@@ -20,7 +20,7 @@ from perdure.daemon.tools.running import Limits, Runner, outcome, streams
 from perdure.errors import PerdureError
 from perdure.state.events import JSON
 
-_USE = re.compile(r"\$\{args\.([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
+_USE = re.compile(r"\$\$\{|\$\{args\.([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)  # $${ stands for ${ itself
 _PROBE_TYPES = {"exit": cel.Type.INT, "stdout": cel.Type.STRING, "stderr": cel.Type.STRING}
 
 Happened = Callable[[int, str, str], bool | None]
@@ -48,7 +48,7 @@ def operator_tool_problems(tool: OperatorTool) -> list[tuple[str, str]]:
         if "${" in template[0]:
             problems.append((repr(template[0]), "a program that no argument chooses"))
         problems += [
-            (repr(part), "only ${args.NAME} between ${ and }") for part in template if "${" in _USE.sub("", part)
+            (repr(part), "${args.NAME} ($${ stands for ${ itself)") for part in template if "${" in _USE.sub("", part)
         ]
     problems += [
         (
@@ -171,10 +171,11 @@ def _filled(template: Sequence[str], index: int, values: Mapping[str, JSON]) -> 
     """One word of the command with its arguments in place. A text may not turn its word into an option: it would say
     something to the program that the operator did not write."""
     part = template[index]
-    filled = _USE.sub(lambda use: _text(values[use[1]]), part)
+    filled = _USE.sub(lambda use: _text(values[use[1]]) if use[1] else "${", part)
     first = _USE.match(part)
     if (
         first
+        and first[1]
         and filled.startswith("-")
         and "--" not in template[:index]
         and not isinstance(values[first[1]], (int, float))

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from perdure.daemon.config import BUILT_IN_TOOLS, CONFIG_NAME, Config, ModelConfig, SecretReference
+from perdure.daemon.config import CONFIG_NAME, Config, ModelConfig, SecretReference
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.secrets import credential
 from perdure.daemon.tools.arguments import Arguments
@@ -36,11 +36,7 @@ def tool_specs(config: Config) -> dict[str, ToolSpec]:
     problems = [
         Problem(CONFIG_NAME, 0, 0, f"tools.{name}: {found}", expected)
         for name, tool in config.tools.items()
-        for found, expected in (
-            [("the name of a built-in tool", "a name of its own")]
-            if name in BUILT_IN_TOOLS
-            else operator_tool_problems(tool)
-        )
+        for found, expected in operator_tool_problems(tool)
     ]
     if problems:
         raise Problems("load", problems)

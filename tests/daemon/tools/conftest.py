@@ -65,9 +65,10 @@ def make_workspace(tmp_path):
         config = load_config(path)
         ledger_path = config.state_dir / "ledger.db"
         clock = SystemClock()
-        Ledger.create(ledger_path, now=clock.now, workspace="test").close()
-        ledger = Ledger.open(ledger_path, now=clock.now, fence=1)
-        ledgers.append(ledger)
+        if not ledgers:
+            Ledger.create(ledger_path, now=clock.now, workspace="test").close()
+            ledgers.append(Ledger.open(ledger_path, now=clock.now, fence=1))
+        (ledger,) = ledgers
         notifier = Notifier(config, ledger, clock=clock)
         tools = build_tools(config, memory=memory or NoMemory(), notifier=notifier)
         return Workspace(path=path, config=config, ledger=ledger, tools=tools)
