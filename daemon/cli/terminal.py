@@ -85,6 +85,10 @@ class SafeConsole(Console):
             else:
                 yield segment
 
+    def on_broken_pipe(self) -> None:
+        """Whoever reads our output has gone. rich would end the process here: a daemon must not end because its viewer did."""
+        raise BrokenPipeError
+
 
 def console_for(stream: IO[str], *, colour: bool = True, width: int | None = None) -> SafeConsole:
     """A console on the stream. Where it is no terminal there are no colours, and lines are wide enough not to be folded

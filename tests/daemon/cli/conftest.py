@@ -26,7 +26,8 @@ def _load_stories() -> ModuleType:
     name = "perdure_cli_ledgers"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("ledgers.py"))
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
@@ -65,7 +66,9 @@ class Place:
             for drafts in commits:
                 if any(draft.type == "slot.opened" for draft in drafts):
                     self.at = max(self.at, stories.START)
-                ledger.commit(*(replace(draft, fence=owner.fence) if hasattr(draft, "fence") else draft for draft in drafts))
+                ledger.commit(
+                    *(replace(draft, fence=owner.fence) if hasattr(draft, "fence") else draft for draft in drafts)
+                )
             ledger.close()
 
     def call(self, *args: str, now: int | None = None, **more: Any) -> Result:

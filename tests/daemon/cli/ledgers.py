@@ -74,7 +74,9 @@ def ended(action: str, tool: str, result: Any, session: str = FIRST, **more: Any
     )
 
 
-def until_the_question(args: dict[str, Any] | None = None, says: str = "") -> list[tuple[Draft, ...]]:
+def until_the_question(
+    args: dict[str, Any] | None = None, says: str = "", expires: int = START + 12 * HOUR
+) -> list[tuple[Draft, ...]]:
     """The commits up to the parked session's end. `args` replaces those of the last proposal."""
     block = args or {"ip": "203.0.113.9"}
     sources = {name: ["tool:offenders", "instruction"] for name in block}
@@ -128,7 +130,7 @@ def until_the_question(args: dict[str, Any] | None = None, says: str = "") -> li
             decided(BLOCK, "escalate", RULE_BLOCKS, reason="rule `blocks are for a person` asks"),
             e.EscalationOpened(
                 escalation=QUESTION, action=BLOCK, digest=DIGEST, session=FIRST, task=TASK, tool="block_ip",
-                expires=START + 12 * HOUR, on_expiry="deny", parks=True, payload={"question": question},
+                expires=expires, on_expiry="deny", parks=True, payload={"question": question},
             ),
         ),
         (e.NotificationSent(channel="inbox", about=QUESTION, status="delivered"),),

@@ -17,7 +17,12 @@ from perdure.errors import Problem, Problems
 
 def test_outside_a_workspace_it_says_how_to_get_one(tmp_path, place_at):
     done = subprocess.run(
-        [sys.executable, "-m", "perdure.daemon.cli", "status"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "perdure.daemon.cli", "status"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert "no perdure.toml there" in done.stderr
@@ -29,7 +34,12 @@ def test_the_workspace_is_found_from_below(parked):
     below = parked.root / "reports" / "deep"
     below.mkdir(parents=True)
     done = subprocess.run(
-        [sys.executable, "-m", "perdure.daemon.cli", "status"], cwd=below, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "perdure.daemon.cli", "status"],
+        cwd=below,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -37,7 +47,12 @@ def test_the_workspace_is_found_from_below(parked):
 def test_the_workspace_option_may_stand_before_or_after_the_command(parked, tmp_path):
     for arguments in (["-w", str(parked.root), "status"], ["status", "-w", str(parked.root)]):
         done = subprocess.run(
-            [sys.executable, "-m", "perdure.daemon.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "perdure.daemon.cli", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         # The commands that it prints work from where it was called.
@@ -55,7 +70,13 @@ def test_all_problems_are_listed_with_place_and_caret():
     out = io.StringIO()
     failures.tell(problems, console_for(out, colour=False))
     text = out.getvalue()
-    for expected in ("policies/a.yaml:3:11", "tasks/b.md:1:1", "found     atuo", "expected  auto, escalate or deny", "perdure check"):
+    for expected in (
+        "policies/a.yaml:3:11",
+        "tasks/b.md:1:1",
+        "found     atuo",
+        "expected  auto, escalate or deny",
+        "perdure check",
+    ):
         assert expected in text, expected
     source, caret = text.splitlines()[3:5]
     assert source[caret.index("^") :].startswith("\\x1b")

@@ -31,7 +31,9 @@ HOSTILE = (
     "\ud800 lone",
 )
 # What may be in output that goes to no terminal: printable text and line ends. (Rich's own colours come only on terminals.)
-FORBIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e0fff]")
+FORBIDDEN = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 
 
 def is_clean(output: str) -> bool:
@@ -112,11 +114,18 @@ def test_harmless_text_has_nothing_hidden_and_keeps_what_is_visible(text):
     assert FORBIDDEN.search(shown.replace("\t", "")) is None
     assert harmless(shown) == shown
     visible = string.ascii_letters + string.digits
-    assert [c for c in text if c in visible] == [c for c in re.sub(r"\\(x..|u....|U........|r)", "", shown) if c in visible] or "\\" in text
+    assert [c for c in text if c in visible] == [
+        c for c in re.sub(r"\\(x..|u....|U........|r)", "", shown) if c in visible
+    ] or "\\" in text
     assert "\n" not in one_line(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_exact_values_stay_on_one_clean_line(value):
     assert is_clean(exact(value))
 

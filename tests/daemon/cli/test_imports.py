@@ -25,11 +25,15 @@ print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["inbox"], ["inbox", "show", "Q0EST1"], ["ledger", "tail"], ["ledger", "show"], ["--help"]], ids=" ".join
+    "arguments",
+    [["status"], ["inbox"], ["inbox", "show", "Q0EST1"], ["ledger", "tail"], ["ledger", "show"], ["--help"]],
+    ids=" ".join,
 )
 def test_looking_imports_nothing_heavy(parked, arguments):
     program = PROGRAM.format(arguments=arguments)
-    done = subprocess.run([sys.executable, "-c", program], cwd=parked.root, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=parked.root, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split()[1:]) if "LOADED" in done.stdout else set()
     assert "click" in loaded
@@ -38,7 +42,12 @@ def test_looking_imports_nothing_heavy(parked, arguments):
 
 def test_the_module_runs_as_a_program(parked):
     done = subprocess.run(
-        [sys.executable, "-m", "perdure.daemon.cli", "status"], cwd=parked.root, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "perdure.daemon.cli", "status"],
+        cwd=parked.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "log-triage" in done.stdout

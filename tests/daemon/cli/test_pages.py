@@ -57,7 +57,12 @@ def test_parked_page_shows_the_answer_and_who_gave_it_once_there_is_one(answered
 
 def test_resumed_page_shows_what_was_approved_and_where_it_was_asked(answered):
     page = answered.text("ledger", "show", "SEC0ND")
-    for expected in ("session 1F1RST, after the answer to Q0EST1", "which asked for it", "approved by the answer to Q0EST1", "blocked 203.0.113.9"):
+    for expected in (
+        "session 1F1RST, after the answer to Q0EST1",
+        "which asked for it",
+        "approved by the answer to Q0EST1",
+        "blocked 203.0.113.9",
+    ):
         assert expected in page, expected
 
 
@@ -71,7 +76,10 @@ def test_an_erased_payload_shows_as_erased(parked, story):
     from perdure.state.retention import erase
 
     seq = parked.json("ledger", "show")["steps"][0]["seqs"][0]
-    with Owner.acquire(parked.state) as owner, Ledger.open(parked.state / "ledger.db", now=parked._now, fence=owner.fence) as ledger:
+    with (
+        Owner.acquire(parked.state) as owner,
+        Ledger.open(parked.state / "ledger.db", now=parked._now, fence=owner.fence) as ledger,
+    ):
         erase(ledger, [seq], reason="a person's name")
     page = parked.text("ledger", "show")
     assert "(erased)" in page
@@ -151,7 +159,11 @@ def test_every_event_type_has_words():
     from perdure.daemon.cli.event_lines import WORDS
     from perdure.state import events
 
-    types = {kind.type for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Draft) and hasattr(kind, "type")}
+    types = {
+        kind.type
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, events.Draft) and hasattr(kind, "type")
+    }
     assert types == set(WORDS)
 
 
