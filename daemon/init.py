@@ -19,6 +19,7 @@ from perdure.errors import PerdureError
 
 TEMPLATES: Final = Path(__file__).parent / "examples"
 EXAMPLES: Final = ("log-triage",)
+TEMPLATE_SUFFIXES: Final = frozenset({".toml", ".yaml", ".md", ".py", ".log"})
 
 # Log files of Debian and its relatives that the example knows how to read.
 MACHINE_LOGS: Final = tuple(
@@ -100,7 +101,7 @@ def _files(template: Path, *, with_model: bool) -> Iterator[tuple[str, Path]]:
     for path in sorted(template.rglob("*")):
         name = str(path.relative_to(template))
         is_model_task = path.parent.name == "tasks" and ("model" in path.stem or "summary" in path.stem)
-        if not path.is_file() or "__pycache__" in path.parts or name.startswith("feed/1/"):
+        if path.suffix not in TEMPLATE_SUFFIXES or name.startswith("feed/1/"):
             continue
         if with_model or not is_model_task:
             yield name, path

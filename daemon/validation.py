@@ -75,14 +75,21 @@ def validate(
     try:
         return model.model_validate_json(text, context=context), []
     except ValidationError as error:
-        details = _without_losing_members(error.errors(include_url=False))
+        details = _without_consequences(error.errors(include_url=False))
         return None, [_problem(model, detail, source, place, hidden) for detail in details]
 
 
-def _without_losing_members(details: Sequence[Any]) -> list[Any]:
-    """The errors without those of a union's other members: where one member got further into the value, only its own."""
+def _without_consequences(details: Sequence[Any]) -> list[Any]:
+    """The errors without those that only follow from others: of a union's other members, where one member got further into
+    the value; and that a list is too short, where elements of it are wrong."""
+    inner = {detail["loc"][:depth] for detail in details for depth in range(1, len(detail["loc"]))}
     deep = {detail["loc"][:depth] for detail in details for depth in range(1, len(detail["loc"]) - 1)}
-    return [detail for detail in details if detail["loc"][:-1] not in deep or detail["loc"][-1:] not in _TYPE_MEMBERS]
+    return [
+        detail
+        for detail in details
+        if not (detail["loc"][:-1] in deep and detail["loc"][-1:] in _TYPE_MEMBERS)
+        and not (detail["type"] == "too_short" and detail["loc"] in inner)
+    ]
 
 
 _TYPE_MEMBERS: Final = (("str",), ("int",), ("float",), ("bool",))
