@@ -62,7 +62,11 @@ def modules(*rooms: str) -> list[str]:
 
 
 def library() -> list[str]:
-    return [*modules(*ROOMS), *(name for name in modules("src") if not (REPOSITORY / name).is_symlink())]
+    """The package's own modules, without the programs that an example brings."""
+    return [
+        *(name for name in modules(*ROOMS) if not name.startswith("daemon/examples/")),
+        *(name for name in modules("src") if not (REPOSITORY / name).is_symlink()),
+    ]
 
 
 def imported(name: str) -> Iterator[tuple[int, str]]:
@@ -71,7 +75,8 @@ def imported(name: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}:{node.lineno}: imports are written out as perdure.ROOM.MODULE"
+            written_out = node.level == 0 or name.startswith("tests/")
+            assert written_out, f"{name}:{node.lineno}: imports are written out as perdure.ROOM.MODULE"
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
@@ -205,7 +210,7 @@ def test_an_exception_from_the_linters_says_why() -> None:
 
 
 def test_nothing_is_left_for_later() -> None:
-    words = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b|NotImplemented" + "Error")
+    words = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b|raise NotImpl" + "emented")
     wrong = [
         f"{name}:{number} {line.strip()}"
         for name in tracked()
