@@ -41,7 +41,7 @@ def parsed(url: str) -> httpx.URL:
         raise _refused(url, str(error)) from None
     if read.userinfo or "@" in again.netloc:
         raise _refused(url, "it holds a user name or password: use a header with {secret: NAME}")
-    if not same or not read.host or read.host.endswith("."):
+    if not same or not read.host or read.host.endswith(".") or "%" in again.netloc:
         raise _refused(url, "its host can be read in more than one way")
     return read.copy_with(fragment=None)
 

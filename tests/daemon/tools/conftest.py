@@ -22,7 +22,7 @@ class NoMemory:
     async def recall(self, scope, query, limit):
         return []
 
-    def facts(self, scope, **_):
+    async def facts(self, scope, **_):
         return []
 
 
