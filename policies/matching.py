@@ -48,7 +48,7 @@ class Question:
         """What the command would run; None where the action runs no command."""
         if self.action.argv is None and self.action.script is None:
             return None
-        return analyse(self.action.argv, self.action.script)
+        return analyse(self.action.argv, self.action.script, self.action.cwd)
 
     @cached_property
     def paths(self) -> tuple[str, ...] | str:

@@ -54,7 +54,7 @@ SIGNATURES = {
             effect="once",
             args_schema=_schema(
                 command={"type": "array", "items": {"type": "string"}, "optional": True},
-                script=_text(optional=True),
+                shell=_text(optional=True),
                 cwd=_text(optional=True),
             ),
             paths={"cwd": "read"},
