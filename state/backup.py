@@ -119,6 +119,8 @@ def restore(
                     restored_from=f"{head.seq} {head.hash}",
                 )
             )  # fmt: skip
+        if (staging / "ledger.db-wal").exists():  # closing removes it unless its checkpoint failed
+            raise OSError(28, "the new ledger could not be written whole")
         _sync(staging / "ledger.db")
         replaced = _set_aside(path, epoch)
         (staging / "ledger.db").rename(path)

@@ -16,7 +16,7 @@ from perdure.state import chain
 from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
 from perdure.state.canonical import canonical
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
-from perdure.state.opening import connect_to_write, damaged, set_pragmas
+from perdure.state.opening import connect_to_write, damaged
 from perdure.state.projections import apply, epoch
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused, LedgerUnwritable
@@ -91,7 +91,8 @@ class Ledger:
                 leftover.unlink()
             os.close(os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
             with contextlib.closing(sqlite3.connect(unborn, isolation_level=None)) as connection:
-                set_pragmas(connection)
+                # Without a write-ahead log, whose checkpoint could fail unnoticed at closing: one file, whole when renamed.
+                connection.execute("PRAGMA synchronous = EXTRA")
                 migrate(connection, now())
                 first = LedgerOpened(workspace=workspace, epoch=1, schema=SCHEMA_VERSION, version=__version__)
                 connection.execute("BEGIN IMMEDIATE")
