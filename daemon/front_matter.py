@@ -234,6 +234,8 @@ class FrontMatter(Strict):
     def _is_name(cls, name: str) -> str:
         if _TASK_NAME.fullmatch(name) is None:
             raise ValueError("a name of small letters, digits, - and _, such as log-triage, of at most 64 characters")
+        if name == "workspace":
+            raise ValueError("another name than workspace, which is the memory that tasks share")
         return name
 
     @model_validator(mode="after")
