@@ -46,7 +46,8 @@ _HANDLED_SINCE = {1: (1 << 13) - 1, 2: REFER, 3: TRUNCATE, 5: IOCTL_DEV}  # ABI 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 # What a program started by Perdure keeps of root's power: enough to administer files, users and the network. The rest
-# (modules, raw I/O, tracing, mounts, BPF, devices, reading past permissions by handle …) leads around the sandbox.
+# (modules, raw I/O, tracing, mounts, BPF, devices, reading past permissions by handle …) leads around the sandbox; so does
+# reading other processes' memory for performance: Linux 6.18 lets CAP_PERFMON read /proc/PID/environ past Landlock.
 _CAPABILITIES_KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 12, 13})
 
 
@@ -147,7 +148,8 @@ def drop_capabilities() -> None:
     data = ctypes.create_string_buffer(24)
     if _libc().capget(header, data) != 0:
         return
-    words = list(struct.unpack("=6I", data.raw))
+    held = struct.unpack("=6I", data.raw)
+    words = list(held)
     if not any(words):
         return  # a hardened service has none, and its system-call filter forbids capset
     for capability in range(64):
@@ -159,6 +161,6 @@ def drop_capabilities() -> None:
             _prctl(_PR_CAPBSET_DROP, capability)
         for word in range(3):
             words[(capability // 32) * 3 + word] &= ~(1 << (capability % 32))
-    if _libc().capset(header, struct.pack("=6I", *words)) != 0:
+    if tuple(words) != held and _libc().capset(header, struct.pack("=6I", *words)) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

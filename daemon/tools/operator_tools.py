@@ -130,12 +130,15 @@ class Operated:
         probe = self.tool.probe
         if probe is None:
             return None
-        argv, executed = self._command(probe.command, prepared.args, prepared.paths)
-        credentials = {variable: credential(name) for name, variable in self.tool.credentials.items()}
-        environment = {**self.runner.base_environment(self.tool.env), **credentials}
-        ended = await self.runner.run(
-            argv, executed, environment, self._limits(probe.timeout), call, cwd=self.runner.roots.workspace
-        )
+        try:
+            argv, executed = self._command(probe.command, prepared.args, prepared.paths)
+            credentials = {variable: credential(name) for name, variable in self.tool.credentials.items()}
+            environment = {**self.runner.base_environment(self.tool.env), **credentials}
+            ended = await self.runner.run(
+                argv, executed, environment, self._limits(probe.timeout), call, cwd=self.runner.roots.workspace
+            )
+        except PerdureError:  # the probe's program or credential is gone: it has told nothing
+            return None
         if ended.exit is None:
             return None
         said = streams(ended)

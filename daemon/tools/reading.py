@@ -55,7 +55,11 @@ class ReadingTool:
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
         deadline = time.monotonic() + call.seconds_max
-        return await asyncio.to_thread(self.look, self.roots, Path(prepared.paths["path"][0]), prepared.args, deadline)
+        path = Path(prepared.paths["path"][0])
+        try:
+            return await asyncio.to_thread(self.look, self.roots, path, prepared.args, deadline)
+        except OSError as error:
+            return Result(ok=False, value=None, error=f"{self.spec.name} {path}: {error.strerror or error}")
 
     async def probe(self, prepared: Prepared, call: Call) -> bool | None:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perdure.daemon.tools import schemas
 from perdure.daemon.tools.digests import action_digest
-from perdure.daemon.tools.model import Call, Prepared, Result, ToolRefused, ToolSpec
+from perdure.daemon.tools.model import Call, Prepared, Result, ToolInterrupted, ToolRefused, ToolSpec
 from perdure.daemon.tools.roots import Roots
 from perdure.daemon.tools.stash import MANIFEST, Change, Planned, Stash
 from perdure.daemon.tools.versions import current, hash_of, parts, put, remove, sha256
@@ -58,6 +58,11 @@ class Undo:
             )
         except ToolRefused as error:
             return Result(ok=False, value=None, error=str(error))
+        except OSError as error:
+            cause = error.strerror or str(error)
+            raise ToolInterrupted(
+                "finish", f"undoing {undone}", cause, "It can be tried again: nothing is lost"
+            ) from None
         return Result(ok=True, value={"action": undone, "restored": restored}, undo=True)
 
     async def probe(self, prepared: Prepared, call: Call) -> bool | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from perdure.daemon.tools import schemas
 from perdure.daemon.tools.digests import prepare
-from perdure.daemon.tools.model import Call, Prepared, Result, ToolRefused, ToolSpec
+from perdure.daemon.tools.model import Call, Prepared, Result, ToolInterrupted, ToolRefused, ToolSpec
 from perdure.daemon.tools.roots import Roots
 from perdure.daemon.tools.stash import Change, Planned, Stash
 from perdure.daemon.tools.versions import (
@@ -59,13 +59,21 @@ class WritingTool:
             value = await asyncio.to_thread(self.change, self.roots, self.stash, paths, prepared.args, call.action)
         except ToolRefused as error:
             return Result(ok=False, value=None, error=str(error))
+        except OSError as error:  # a full disk, a device that fails: look what became of it
+            path, cause = next(iter(prepared.paths.values()))[0], error.strerror or str(error)
+            if await self.probe(prepared, call) is False:
+                return Result(ok=False, value=None, error=f"{self.spec.name} {path}: {cause}. {_UNTIL_WRITTEN}")
+            raise ToolInterrupted("finish", f"{self.spec.name} {path}", cause, "Look at the file") from None
         return Result(ok=True, value=value, undo=True)
 
     async def probe(self, prepared: Prepared, call: Call) -> bool | None:
-        changes = await asyncio.to_thread(self.stash.load, call.action)
-        if changes is None:
-            return False  # the stash comes before the effect
-        return await asyncio.to_thread(self.happened, self.roots, changes)
+        try:
+            changes = await asyncio.to_thread(self.stash.load, call.action)
+            if changes is None:
+                return False  # the stash comes before the effect
+            return await asyncio.to_thread(self.happened, self.roots, changes)
+        except (ToolRefused, OSError):
+            return None  # what stands there now cannot be read
 
 
 def writing_tools(roots: Roots, stash: Stash) -> list[WritingTool]:
@@ -182,8 +190,12 @@ def _extend(roots: Roots, change: Change, data: bytes) -> None:
                     "append to", str(change.path), "somebody else has just changed it", "Propose it again"
                 )
             os.lseek(descriptor, old + len(tail), os.SEEK_SET)
-            write_all(descriptor, data[len(tail) :])
-            os.fsync(descriptor)
+            try:
+                write_all(descriptor, data[len(tail) :])
+                os.fsync(descriptor)
+            except OSError:  # no room for all of it: leave none of it
+                os.ftruncate(descriptor, old)
+                raise
         finally:
             os.close(descriptor)
 

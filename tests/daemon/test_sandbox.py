@@ -393,3 +393,34 @@ def test_a_root_around_the_state_is_granted_child_by_child(place):
     ]
     assert written == [str(place / "inbox")]
     assert root_grants([place / "state/undo"], [place / "state"], hidden=[place / "state"], kept=[]) == ()
+
+
+@needs_landlock
+@pytest.mark.parametrize("version", range(1, 8))
+def test_older_kernels_confine_files_just_the_same(place, version):
+    """Debian 12 has ABI 2. Every ABI up to this kernel's is tried, by handling only what it knew."""
+    if version > landlock.abi():
+        pytest.skip(f"this kernel has ABI {landlock.abi()}")
+    code = f"""
+        from perdure.daemon.sandbox import landlock, seccomp
+        landlock.abi = lambda: {version}
+        from perdure.daemon.sandbox.grants import root_grants, system_grants
+        from pathlib import Path
+        import os, signal, socket
+        place = Path({str(place)!r})
+        landlock.drop_capabilities()
+        landlock.restrict([*system_grants(network=False), *root_grants([place], [place], hidden=[place / "state"], kept=[])], network=False)
+        seccomp.filter_system_calls(network=False, daemon=os.getppid())
+        (place / "inbox/x").write_text("fine")
+        def read(): (place / "state/control.token").read_text()
+        def environ(): Path(f"/proc/{{os.getppid()}}/environ").read_bytes()
+        def send(): socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        for do in (read, environ, send, lambda: os.kill(os.getppid(), 0), lambda: (place / "state/x").write_text("x")):
+            try:
+                do()
+                print("done")
+            except PermissionError:
+                print("refused")
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused"] * 5

@@ -1,6 +1,7 @@
 """Changes are atomic, restorable, safe to repeat, and can be asked whether they happened."""
 
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure.daemon.tools.model import ToolRefused
+from perdure.daemon.tools.model import ToolInterrupted, ToolRefused
 from perdure.daemon.tools.versions import sha256
 
 
@@ -215,3 +216,37 @@ async def test_undoing_backwards_restores_every_earlier_state(workspace, steps):
         result = await workspace.tools["undo"].run(workspace.prepare("undo", action=action), workspace.call())
         assert result.ok, result.error
         assert everything(reports) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB, which only root can mount."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", place], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+async def test_a_full_disk_fails_the_write_and_leaves_the_file_as_it_was(make_workspace, small_disk):
+    workspace = make_workspace(f'files = {{read = ["{small_disk}"], write = ["{small_disk}"]}}')
+    (small_disk / "a").write_text("old")
+    (small_disk / "log").write_text("old\n")
+    big = "x" * 400_000
+    written = await workspace.do("write_file", path=f"{small_disk}/a", text=big)
+    appended = await workspace.do("append_file", path=f"{small_disk}/log", text=big)
+    for result in (written, appended):
+        assert not result.ok
+        assert "No space left" in result.error
+    assert everything(small_disk) == {"a": b"old", "log": b"old\n"}
+
+
+async def test_an_undo_directory_that_cannot_be_written_stops_the_change_itself(workspace):
+    (workspace.config.state_dir / "undo").write_text("in the way")
+    (workspace.path / "reports/a").write_text("old")
+    with pytest.raises(ToolInterrupted):
+        await workspace.do("write_file", path="reports/a", text="new")
+    assert (workspace.path / "reports/a").read_text() == "old"
