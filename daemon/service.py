@@ -146,7 +146,7 @@ class Service:
     async def _session(self, params: dict[str, Any], uid: int, ask: Callable[..., str]) -> JSON:
         known_task(self.runtime, params)
         slot = ask(self.runtime.ledger, self.runtime.now(), uid, **params)
-        return await ending_of(self.runner, self.runtime, slot)
+        return await ending_of(self.runtime, slot)
 
     def _facts(self) -> dict[str, JSON]:
         return {
@@ -196,7 +196,7 @@ async def operate_alone(
                 row = projections.slot(owned.ledger.reader, slot)
                 assert row is not None
                 await runner.run_slot(row)
-                return await ending_of(runner, runtime, slot)
+                return await ending_of(runtime, slot)
             return await operate(runtime, operation, params, os.getuid())
 
 
@@ -234,7 +234,7 @@ def known_task(runtime: Runtime, params: dict[str, Any]) -> None:
         raise PerdureError("run", f"the task {name}", "there is no such task", f"Tasks here: {known}")
 
 
-async def ending_of(runner: SlotRunner, runtime: Runtime, slot: str) -> JSON:
+async def ending_of(runtime: Runtime, slot: str) -> JSON:
     """How the session of `slot` ended, once it has."""
     closed = asyncio.Event()
 
@@ -250,14 +250,14 @@ async def ending_of(runner: SlotRunner, runtime: Runtime, slot: str) -> JSON:
     finally:
         unsubscribe()
     row = projections.slot(runtime.ledger.reader, slot)
-    ending = runner.endings.pop(slot, None)
-    outcome = row.outcome if row is not None else None
-    if ending is None:
-        return {"slot": slot, "outcome": outcome, "rule": row.rule if row is not None else None}
+    outcome, rule = (row.outcome, row.rule) if row is not None else (None, None)
+    session = projections.session(runtime.ledger.reader, row.session) if row is not None and row.session else None
+    if session is None:
+        return {"slot": slot, "outcome": outcome, "rule": rule}
     return {
         "slot": slot,
         "outcome": outcome,
-        "session": ending.session,
-        "status": ending.status,
-        "reason": ending.reason,
+        "session": session.session,
+        "status": session.status,
+        "reason": session.reason,
     }

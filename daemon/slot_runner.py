@@ -32,7 +32,6 @@ class SlotRunner:
 
     def __init__(self, runtime: Runtime, stop: Callable[[str], None]) -> None:
         self.runtime = runtime
-        self.endings: dict[str, Ending] = {}
         self._stop = stop
         self._running: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -53,7 +52,7 @@ class SlotRunner:
             for slot in projections.slots(self.runtime.ledger.reader, open_only=True):
                 if len(self._running) >= self.runtime.config.limits.sessions:
                     break
-                if slot.task not in self._running and not self._waits(slot):
+                if slot.session is None and slot.task not in self._running and not self._waits(slot):
                     self._running[slot.task] = asyncio.create_task(self._guarded(slot), name=f"slot {slot.slot}")
             await self._changed.wait()
         await self.settle()
@@ -83,10 +82,10 @@ class SlotRunner:
             outcome, rule = gate or ("skipped", "the task is gone")
             await self._close(slot, outcome, rule)
             return None
+        ending: Ending | None = None
         tries = 1 + (0 if slot.dry_run else task.retries)
         for attempt in range(1, tries + 1):
             ending = await Session(self.runtime, task, slot, last_try=attempt == tries).run()
-            self.endings[slot.slot] = ending
             if ending.status == "interrupted":
                 row = projections.session(self.runtime.ledger.reader, ending.session)
                 await self.runtime.ledger.write(*(go_on_from(self.runtime, row) if row else ()))
@@ -94,7 +93,7 @@ class SlotRunner:
                 break
             if attempt < tries:
                 await self.runtime.clock.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
-        return self.endings[slot.slot]
+        return ending
 
     def _waits(self, slot: SlotRow) -> bool:
         """Whether the slot stays open for later: an answered question is not lost because everything is paused."""

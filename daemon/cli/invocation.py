@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from perdure.daemon.cli.terminal import SafeConsole, console_for, line
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, WorkspaceMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +38,12 @@ def find_workspace(given: Path | None) -> Path:
         if (root / CONFIGURATION).is_file():
             return root
         cause = f"there is no {CONFIGURATION} in it" if root.is_dir() else "there is no such directory"
-        raise PerdureError("open the workspace", str(given), cause, f"`perdure init {given}` makes one")
+        raise WorkspaceMissing("open the workspace", str(given), cause, f"`perdure init {given}` makes one")
     here = Path.cwd()
     for directory in (here, *here.parents):
         if (directory / CONFIGURATION).is_file():
             return directory
-    raise PerdureError(
+    raise WorkspaceMissing(
         "find a workspace at or above",
         str(here),
         f"no {CONFIGURATION} there",

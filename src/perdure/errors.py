@@ -21,6 +21,12 @@ class PerdureError(Exception):
         return f"cannot {self.operation} {self.object}: {self.cause}. {self.hint}"
 
 
+class WorkspaceMissing(PerdureError):
+    """There is no workspace where one was looked for: a mistake of configuration, like a broken file."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One mistake in a configuration file, with its place (line and column count from 1; 0 where there is none)."""

@@ -1,0 +1,97 @@
+"""A real daemon process on a small real workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.daemon.stage import Stage
+
+WAIT_SECONDS = 30.0
+
+
+class Daemon:
+    """`perdure run` on a stage, as a process."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.log = stage.directory.parent / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, *arguments: str, tasks: int | None = None) -> None:
+        """Start and wait until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it is started once, and outlives the call
+                [sys.executable, "-m", "perdure.daemon.cli", "run", *arguments],
+                cwd=self.stage.directory, stdout=log, stderr=log, env=environment(self.stage),
+            )  # fmt: skip
+        await self.until(lambda: self.ask("status")["daemon"]["running"])
+
+    def ask(self, *arguments: str, check: bool = True) -> Any:
+        """The JSON answer of a command on this workspace."""
+        code, out = self.say("--json", *arguments)
+        assert not check or code == 0, out
+        return json.loads(out)
+
+    def say(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of a command on this workspace."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "perdure.daemon.cli", *arguments],
+            cwd=self.stage.directory, capture_output=True, env=environment(self.stage), timeout=60, check=False,
+        )  # fmt: skip
+        return ended.returncode, (ended.stdout + ended.stderr).decode()
+
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until the condition holds; its value."""
+        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while True:
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"the daemon ended ({self.process.returncode}):\n{self.log.read_text()}")
+            try:
+                if value := condition():
+                    return value
+            except (AssertionError, KeyError, TypeError, json.JSONDecodeError):
+                pass
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"it did not happen within {WAIT_SECONDS} s:\n{self.log.read_text()}")
+            await asyncio.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=60)
+        self.process = None
+        return code
+
+
+def environment(stage: Stage) -> dict[str, str]:
+    """The environment of a command on this workspace."""
+    return {**os.environ, "PERDURE_WORKSPACE": str(stage.directory), "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """A workspace with one file in its inbox."""
+    stage = Stage(tmp_path / "workspace")
+    stage.write("inbox/one.log", "a line\n")
+    return stage
+
+
+@pytest.fixture
+def daemon(stage: Stage) -> Iterator[Daemon]:
+    """A daemon for the stage, ended with the test."""
+    daemon = Daemon(stage)
+    yield daemon
+    if daemon.process is not None:
+        daemon.process.kill()
+        daemon.process.wait()
