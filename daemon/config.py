@@ -8,17 +8,16 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
 
-import tzlocal
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from perdure.daemon.quantities import Duration, Size
+from perdure.daemon.setting_types import CredentialName, VariableName, WorkspacePath, ZoneName, machine_zone
 from perdure.daemon.toml_positions import Place, positions
 from perdure.daemon.validation import Path as KeyPath
-from perdure.daemon.validation import ShownSecretError, Source, Strict, shown, validate
+from perdure.daemon.validation import Source, Strict, shown, validate
 from perdure.errors import Problem, Problems
 from perdure.state.events import EffectClass
 
@@ -41,61 +40,9 @@ BUILT_IN_TOOLS: Final = (
     "undo",
 )
 
+_ARGUMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_CREDENTIAL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}", re.ASCII)
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_LOOKS_LIKE_A_KEY = re.compile(r"(sk|pk|ghp|gho|xox[abp]|AKIA|AIza|glpat)[-_A-Z0-9]|[A-Za-z0-9_-]{40,}", re.ASCII)
 _ARGUMENT_USED = re.compile(r"\$\{[^}]*?\bargs\.([A-Za-z_][A-Za-z0-9_]*)")
-
-
-def _in_workspace(path: object, info: ValidationInfo) -> object:
-    """`path` made absolute against the workspace, with links resolved as far as it exists."""
-    if info.context is None or not isinstance(path, str | Path):  # a section's defaults outside of `load_config`
-        return path
-    if "\0" in str(path) or not str(path):
-        raise ValueError("a path")
-    workspace: Path = info.context["workspace"]
-    return str((workspace / Path(path).expanduser()).resolve())
-
-
-WorkspacePath = Annotated[Path, BeforeValidator(_in_workspace)]
-
-
-def _credential_name(name: str) -> str:
-    if _CREDENTIAL_NAME.fullmatch(name) is None or _LOOKS_LIKE_A_KEY.match(name):
-        raise ShownSecretError("the name of an environment variable or systemd credential, not the secret itself")
-    return name
-
-
-CredentialName = Annotated[str, AfterValidator(_credential_name)]
-
-
-def _variable_name(name: str) -> str:
-    if _VARIABLE_NAME.fullmatch(name) is None:
-        raise ValueError("the name of an environment variable: letters, digits and _")
-    return name
-
-
-VariableName = Annotated[str, AfterValidator(_variable_name)]
-
-
-def _zone_name(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
-        raise ValueError("a time zone of the IANA database, such as Europe/Berlin or UTC") from None
-    return name
-
-
-ZoneName = Annotated[str, AfterValidator(_zone_name)]
-
-
-def machine_zone() -> str:
-    """The machine's own time zone, or UTC where it has none that the IANA database knows."""
-    try:
-        return _zone_name(tzlocal.get_localzone_name())
-    except (KeyError, ValueError, OSError):
-        return "UTC"
 
 
 class Files(Strict):
@@ -126,7 +73,7 @@ class Http(Strict):
 
     seconds_max: Duration = 30.0
     bytes_max: Size = 256_000
-    secrets: dict[CredentialName, tuple[str, ...]] = {}
+    secrets: dict[CredentialName, tuple[str, ...]] = Field(default_factory=dict)
     private_hosts: tuple[str, ...] = ()
 
 
@@ -168,7 +115,7 @@ class OperatorTool(Strict):
     @classmethod
     def _args_are_schemas(cls, args: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
         for name, schema in args.items():
-            if _VARIABLE_NAME.fullmatch(name) is None:
+            if _ARGUMENT_NAME.fullmatch(name) is None:
                 raise ValueError(f"argument names of letters, digits and _, not {shown(name)}")
             try:
                 Draft202012Validator.check_schema(schema)

@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import Field, JsonValue, PlainValidator, WithJsonSchema, field_validator, model_validator
 
-from perdure.daemon.config import ZoneName
 from perdure.daemon.quantities import Duration, duration_seconds, duration_text
 from perdure.daemon.schedule import Cron, Watch
+from perdure.daemon.setting_types import ZoneName
 from perdure.daemon.validation import Strict
 
 _TASK_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?", re.ASCII)
@@ -45,11 +45,11 @@ def _if_missed(value: object) -> IfMissed:
             return value
         case "run-once" | "skip" | "run-all":
             return IfMissed(value)
-        case {"run-all": {"max": int(most)}} if (
-            len(value) == 1 and len(value["run-all"]) == 1 and 1 <= most <= RUN_ALL_MAX
+        case {"run-all": {"max": int(most), **unknown}, **others} if (
+            not others and not unknown and 1 <= most <= RUN_ALL_MAX
         ):
             return IfMissed("run-all", max=most)
-        case {"run-if-within": within} if len(value) == 1:
+        case {"run-if-within": within, **others} if not others:
             return IfMissed("run-if-within", within=duration_seconds(within))
     raise ValueError("run-once, skip, run-all, {run-all: {max: N}} with N up to 1000, or {run-if-within: 2h}")
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from perdure.daemon.config import CONFIG_NAME, machine_zone
+from perdure.daemon.config import CONFIG_NAME
+from perdure.daemon.setting_types import machine_zone
 from perdure.daemon.tools.executables import DEFAULT_PATH
 from perdure.errors import PerdureError
 

@@ -146,6 +146,14 @@ def test_secret_written_into_the_file_is_refused_and_not_repeated(where: str, se
     assert secret not in str(problem)
 
 
+def test_long_name_in_capitals_is_a_name() -> None:
+    name = "THE_KEY_OF_THE_MODEL_SERVICE_OF_THE_SECOND_DATA_CENTRE"
+    config, _ = checked(f'model = {{name = "m", provider = "openai", key = "{name}"}}')
+    assert config is not None
+    assert config.model is not None
+    assert config.model.key == name
+
+
 # -- positions ----------------------------------------------------------------------------------------------------------
 
 KEYS = st.text("abcXYZ_-. #='\"\\\n\té☃", max_size=6)

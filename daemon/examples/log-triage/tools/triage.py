@@ -143,7 +143,7 @@ def read_sources(
     sources, places = [], dict(known)
     names: list[str] = []
     for pattern in patterns:
-        names += ["journal"] if pattern == "journal" else sorted(glob.glob(pattern))
+        names += ["journal"] if pattern == "journal" else sorted(glob.glob(pattern))  # noqa: PTH207 — Path.glob takes no absolute pattern
     for name in list(dict.fromkeys(names))[:FILES_MAX]:
         source = Source(name)
         try:
