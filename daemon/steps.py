@@ -70,6 +70,7 @@ class Steps:
         Raises Rejected (nothing was recorded but what the caller records) and Parked (the question is on disk).
         """
         tool, prepared = self._prepare(proposal)
+        proposal = replace(proposal, provenance=_complete(proposal, prepared))
         action = self.runtime.identifiers.new()
         decision = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step)
         if self.asked_by is not None and decision.decision == "escalate":
@@ -259,6 +260,15 @@ class Steps:
                 action=action, session=self.session, task=self.task.name, verifier="probe", passed=passed
             )
             await self.runtime.ledger.write(verified)
+
+
+def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]]:
+    """The source of every argument: a default that the tool filled in is the configuration's, and what nobody vouched for
+    is the planner's own."""
+    return {
+        name: proposal.provenance.get(name) or (("model",) if name in proposal.args else ("config",))
+        for name in prepared.args
+    }
 
 
 def memory_scope(task: Task) -> str:
