@@ -36,6 +36,7 @@ CLOCKS = {
 }
 READS_THE_CLOCK = {  # path -> why it may read the wall clock itself instead of being handed `now`
     "daemon/clock.py": "this is the clock that is handed in",
+    "daemon/cli/invocation.py": "the command line's own; the module above would bring asyncio into `perdure status`",
 }
 MAY_SLEEP: dict[str, str] = {}  # test -> what it waits for that sends no event
 SQL = re.compile(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from perdure.daemon.cli.session_page import DECISION, OUTCOME, status_text, who
+from perdure.daemon.cli.page_parts import DECISION, OUTCOME, status_text, who
 from perdure.daemon.cli.terminal import exact, line
 from perdure.daemon.cli.words import count, dollars, duration, iso, moment, short, short_digest, shorten
 

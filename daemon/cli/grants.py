@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
-from perdure.daemon.cli.session_page import who
+from perdure.daemon.cli.page_parts import who
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import from_now, iso, short
 

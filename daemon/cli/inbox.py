@@ -11,7 +11,7 @@ from rich.text import Text
 
 from perdure.daemon.cli.account import question_of
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
-from perdure.daemon.cli.session_page import arguments_table, exact_lines, rules_table, who
+from perdure.daemon.cli.page_parts import arguments_table, exact_lines, rules_table, who
 from perdure.daemon.cli.terminal import exact, line, one_line
 from perdure.daemon.cli.words import DAY, HOUR, from_now, full_moment, iso, moment, short, shorten
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.event_lines import SLOT_STYLE
-from perdure.daemon.cli.session_page import OUTCOME, STATUS, status_text
+from perdure.daemon.cli.page_parts import OUTCOME, STATUS, condition_words, status_text
 from perdure.daemon.cli.terminal import bar, exact, line, one_line
 from perdure.daemon.cli.words import clock_time, count, dollars, duration, from_now, moment, short, shorten
 
@@ -40,6 +40,7 @@ class _Step:
     decision: str = ""
     rules: str = ""
     reason: str = ""
+    message: tuple[str, str] | None = None  # what `notify` tells
 
 
 @dataclass(slots=True)
@@ -229,7 +230,11 @@ class LiveView:
             return
         payload = self._payload(event.seq)
         args = payload.get("args") if isinstance(payload, dict) else None
-        step = _Step(body["step"], body["tool"], brief_arguments(args if isinstance(args, dict) else {}))
+        step = _Step(
+            body["step"], body["tool"], brief_arguments(args if isinstance(args, dict) else {}, self._args_width())
+        )
+        if body["tool"] == "notify" and isinstance(args, dict):
+            step.message = (str(args.get("title", "")), str(args.get("text", "")))
         running.steps[body["action"]] = step
         running.number = max(running.number, body["step"])
 
@@ -268,6 +273,9 @@ class LiveView:
             payload = self._payload(event.seq)
             error = (payload.get("error") if isinstance(payload, dict) else None) or body.get("error") or ""
             self._print_in(event, ("     ", ""), (one_line(str(error), 300), "bad"))
+        elif step.message is not None:
+            title, text = step.message
+            self._lines(line(("          ▌ ", "warn"), (title, "warn"), "  ", one_line(text, 300)))
         self._doing(body, "thinks")
 
     def _action_verified(self, event: Event, body: Mapping[str, Any]) -> None:
@@ -280,7 +288,7 @@ class LiveView:
         payload = self._payload(event.seq)
         condition = payload.get("condition") if isinstance(payload, dict) else None
         sign, style = ("✓", "good") if body["passed"] else ("✗", "bad")
-        what = exact(condition) if condition is not None else body["kind"]
+        what = condition_words(condition, body["kind"])
         self._print_in(
             event, (f"   {sign} ", style), ("proven: " if body["passed"] else "not so: ", style), (what, "faint")
         )
@@ -351,6 +359,9 @@ class LiveView:
 
     # -- parts ----------------------------------------------------------------------------------------------------------
 
+    def _args_width(self) -> int:
+        return min(ARGS_WIDTH, max(32, self._console.width - 64)) if self._console.is_terminal else ARGS_WIDTH
+
     def _lines(self, *texts: Text) -> None:
         for text in texts:
             self._console.print(text, soft_wrap=not self._console.is_terminal)
@@ -375,6 +386,8 @@ class LiveView:
 
 
 def _by(step: _Step) -> tuple[str, str]:
+    if step.decision == "escalate" and step.rules:
+        return (f" ({step.rules})", "faint")
     return (f" by {step.rules}" if step.rules else f" {step.reason}".rstrip(), "faint")
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from perdure.daemon.cli.event_lines import event_line
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
-from perdure.daemon.cli.session_page import who
+from perdure.daemon.cli.page_parts import who
 from perdure.daemon.cli.terminal import exact, harmless, line, one_line
 from perdure.daemon.cli.words import count, from_now, full_moment, iso, short
 from perdure.errors import PerdureError

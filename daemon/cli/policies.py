@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.invocation import LEDGER, Invocation, everywhere, with_invocation, with_json
-from perdure.daemon.cli.session_page import DECISION
+from perdure.daemon.cli.page_parts import DECISION
 from perdure.daemon.cli.terminal import exact, line, one_line
 from perdure.daemon.cli.words import SECOND, count, short_digest
 from perdure.errors import PerdureError

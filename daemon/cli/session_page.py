@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-import pwd
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.padding import Padding
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from perdure.daemon.cli.page_layout import (
+    add_bound,
+    all_calls,
+    call_line,
+    charged_tokens,
+    context_groups,
+    cut_text,
+    indented,
+    notice_row,
+    rows_table,
+    rule_line,
+    seq_mark,
+    sequence_marks,
+    sequence_text,
+)
+from perdure.daemon.cli.page_parts import (
+    CUT,
+    CUT_VALUE,
+    DECISION,
+    OUTCOME,
+    STATUS,
+    arguments_table,
+    beyond_citation,
+    condition_words,
+    result_text,
+    rules_table,
+    status_text,
+    who,
+)
 from perdure.daemon.cli.terminal import bar, exact, harmless, line, one_line
 from perdure.daemon.cli.words import (
     count,
@@ -26,106 +53,12 @@ from perdure.daemon.cli.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import tzinfo
 
     from rich.console import RenderableType
 
     from perdure.daemon.cli.account import Part
-
-STATUS: dict[str, tuple[str, str]] = {
-    "succeeded": ("✓", "good"),
-    "unverified": ("○", "warn"),
-    "failed": ("✗", "bad"),
-    "parked": ("?", "ask"),
-    "limited": ("■", "bad"),
-    "interrupted": ("■", "warn"),
-    "open": ("▶", "id"),
-}
-DECISION: dict[str, tuple[str, str]] = {
-    "auto": ("auto", "good"),
-    "escalate": ("ask a person", "ask"),
-    "deny": ("deny", "bad"),
-    "require": ("require", "id"),
-    "grant": ("grant", "good"),
-}
-OUTCOME: dict[str | None, tuple[str, str]] = {
-    "succeeded": ("✓", "good"),
-    "failed": ("✗", "bad"),
-    "unknown": ("‽ unknown", "bad"),
-    None: ("… no outcome yet", "warn"),
-}
-# Where a value came from, from trusted to not.
-SOURCE_STYLE = {"instruction": "good", "person": "good", "config": "good", "memory": "id", "model": "warn"}
-CUT = 240
-LABEL = 10
-
-
-def status_text(status: str) -> Text:
-    """A session's status with its sign."""
-    sign, style = STATUS.get(status, ("·", "faint"))
-    return Text(f"{sign} {one_line(status)}", style=style)
-
-
-def who(uid: int | None) -> str:
-    """A user as people know them: name and uid."""
-    if uid is None:
-        return "nobody"
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
-
-
-def sources(names: Sequence[str]) -> Text:
-    """Provenance tags of one argument."""
-    tags = Text()
-    for name in names:
-        if tags:
-            tags.append(" + ", "faint")
-        style = "ask" if name.startswith(("tool:", "mcp:")) else SOURCE_STYLE.get(name, "ask")
-        tags.append(one_line(name), style)
-    return tags or Text("not recorded", "warn")
-
-
-def arguments_table(args: Mapping[str, Any], provenance: Mapping[str, Sequence[str]], cut: int) -> RenderableType:
-    """One row for each argument: its name, its exact value, where it came from."""
-    if not args:
-        return Text("no arguments", "faint")
-    table = Table.grid(padding=(0, 2), expand=False)
-    table.add_column(style="name", no_wrap=True)
-    table.add_column(overflow="fold", ratio=None)
-    table.add_column(no_wrap=True)
-    for name, value in args.items():
-        table.add_row(
-            one_line(name), argument_text(value, cut), Text("← ", "faint") + sources(provenance.get(name, ()))
-        )
-    return table
-
-
-def argument_text(value: Any, cut: int) -> Text:
-    """An argument's exact value; where it may be cut, a long text shows its first line and how much there is of it."""
-    if cut and isinstance(value, str) and "\n" in value.rstrip("\n"):
-        first = value.split("\n", 1)[0]
-        rest = f" … {count(len(value.splitlines()), 'line')}, {len(value):,} characters"
-        return Text(exact(first[:80])).append(rest, "faint")
-    shown = exact(value)
-    if not cut or len(shown) <= cut:
-        return Text(shown)
-    return Text(shown[:cut]).append(f" … {len(shown) - cut:,} more characters", "faint")
-
-
-def rules_table(rules: Sequence[Mapping[str, Any]], root: str = "") -> RenderableType:
-    """One row for each rule that counted: what it asked for, its name, file and line."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(style="place", overflow="fold")
-    for rule in rules:
-        words, style = DECISION.get(str(rule["decide"]), (str(rule["decide"]), ""))
-        place = str(rule["file"]).removeprefix(root + "/") if root else str(rule["file"])
-        table.add_row(Text(words, style), one_line(str(rule["name"])), one_line(f"{place}:{rule['line']}"))
-    return table
 
 
 class SessionPage:
@@ -165,7 +98,7 @@ class SessionPage:
     def _header(self) -> RenderableType:
         account = self.account
         status = account["status"]
-        rows = _rows()
+        rows = rows_table()
         what = status_text(status)
         if account.get("dry_run"):
             what.append("  dry run: effects were decided, not done", "warn")
@@ -224,18 +157,20 @@ class SessionPage:
         account = self.account
         bounds, used = account.get("bounds", {}), account.get("used", {})
         steps = used.get("steps", len(account["steps"]))
-        tokens = used.get("tokens", sum(_charged(call) for call in _calls(account)))
+        tokens = used.get("tokens", sum(charged_tokens(call) for call in all_calls(account)))
         minutes = account.get("duration_us", max(0, self.now - account.get("_opened", self.now))) / 60_000_000
         table = Table.grid(padding=(0, 1))
         for _ in range(3):
             table.add_column(no_wrap=True)
-        _bound(table, "steps", steps, bounds.get("steps"), f"{steps:,}", "{:,.0f}")
-        _bound(table, "tokens", tokens, bounds.get("tokens"), f"{tokens:,}", "{:,.0f}")
+        add_bound(table, "steps", steps, bounds.get("steps"), f"{steps:,}", "{:,.0f}")
+        add_bound(table, "tokens", tokens, bounds.get("tokens"), f"{tokens:,}", "{:,.0f}")
         for context in account["contexts"][-1:]:
-            _bound(table, "context", context["tokens"], context["budget"], f"{context['tokens']:,}", "{:,.0f} tokens")
-        _bound(table, "time", minutes, bounds.get("minutes"), duration(round(minutes * 60_000_000)), "{:g} min")
+            add_bound(
+                table, "context", context["tokens"], context["budget"], f"{context['tokens']:,}", "{:,.0f} tokens"
+            )
+        add_bound(table, "time", minutes, bounds.get("minutes"), duration(round(minutes * 60_000_000)), "{:g} min")
         cost = used.get("cost_usd", 0.0)
-        _bound(table, "cost", cost, bounds.get("cost_usd"), dollars(cost), "${:.2f}")
+        add_bound(table, "cost", cost, bounds.get("cost_usd"), dollars(cost), "${:.2f}")
         return table
 
     # -- what was seen --------------------------------------------------------------------------------------------------
@@ -245,26 +180,26 @@ class SessionPage:
         if not account["contexts"] and not account["compactions"]:
             return
         yield Text()
-        yield _rule(line(("seen", "heading")), "")
-        rows = _rows()
+        yield rule_line(line(("seen", "heading")), "")
+        rows = rows_table()
         for compaction in account["compactions"]:
             rows.add_row("compacted", self._compaction(compaction))
         for context in account["contexts"]:
             rows.add_row("context", self._context_line(context))
             for label, words in context_groups(context, self.cut):
                 rows.add_row(label, words)
-        yield _indented(rows)
+        yield indented(rows)
 
     def _compaction(self, compaction: Part) -> Text:
         if not compaction["ok"]:
-            return line(("✗ failed: ", "bad"), str(compaction["reason"]), *_seq(compaction["seq"]))
+            return line(("✗ failed: ", "bad"), str(compaction["reason"]), *seq_mark(compaction["seq"]))
         return line(
             f"{count(compaction['events'], 'event')} (#{compaction['after'] + 1}–{compaction['until']}) → "
             f"{count(compaction['records'], 'record')}, {count(compaction['facts'], 'fact')}, "
             f"{count(compaction['summaries'], 'summary', 'summaries')}",
             (f"  {compaction['tokens_before']:,} → {compaction['tokens_after']:,} tokens", "faint"),
             (f"  {duration(compaction['duration_us'])}", "faint"),
-            *_seq(compaction["seq"]),
+            *seq_mark(compaction["seq"]),
         )
 
     def _context_line(self, context: Part) -> Text:
@@ -272,7 +207,7 @@ class SessionPage:
         words.append_text(bar(context["tokens"], context["budget"], 16))
         if context["factor"] != 1:
             words.append(f" counted × {context['factor']:g}", "faint")
-        words.append_text(line(*_seq(context["seq"])))
+        words.append_text(line(*seq_mark(context["seq"])))
         if context["erased"]:
             words.append("  (erased)", "warn")
         return words
@@ -282,31 +217,29 @@ class SessionPage:
     def _step(self, step: Part) -> Iterator[RenderableType]:
         when = moment(step["_at"], self.zone, self.now).rpartition(" ")[2]
         if step["kind"] == "rejected":
-            yield _rule(line((f"step {step['step']}  ", "faint"), ("no action", "bad")), when)
-            rows = _rows()
+            yield rule_line(line((f"step {step['step']}  ", "faint"), ("no action", "bad")), when)
+            rows = rows_table()
             self._calls(rows, step["calls"])
             rows.add_row("rejected", line((step["reason"], "bad"), f": {step['detail'] or '(no detail)'}"))
-            rows.add_row("ledger", _sequence(step["seqs"]))
-            yield _indented(rows)
+            rows.add_row("ledger", sequence_text(step["seqs"]))
+            yield indented(rows)
             return
         title = line((f"step {step['step']}  ", "faint"), (step["tool"], "name"))
         if step["key"]:
-            title.append_text(line((f"  {step['key']}", "faint")))
-        yield _rule(title, when)
-        rows = _rows()
+            title.append_text(line((f"  plan {step['key']}", "faint")))
+        yield rule_line(title, f"{step['effect']} · confidence {step['confidence']:.2f} · {when}")
+        rows = rows_table()
         self._calls(rows, step["calls"])
         if step["proposed_in"] != self.account["session"]:
             rows.add_row("from", line("session ", (short(step["proposed_in"]), "id"), ", which asked for it"))
         if step["says"]:
-            rows.add_row("says", Text(harmless(_cut(step["says"], self.cut)), "faint"))
+            rows.add_row("says", Text(harmless(cut_text(step["says"], self.cut)), "faint"))
         args = (
             Text("(erased)", "warn")
             if step["args"] is None
-            else arguments_table(step["args"], step["provenance"], self.cut)
+            else arguments_table(step["args"], step["provenance"], min(self.cut, CUT_VALUE))
         )
         rows.add_row("proposed", args)
-        facts = line((f"{step['effect']} · confidence {step['confidence']:.2f}", "faint"))
-        rows.add_row("", facts)
         for decision in step["decisions"]:
             self._decision(rows, decision)
         if step["escalation"]:
@@ -318,9 +251,9 @@ class SessionPage:
             words = "the effect is there" if check["passed"] else "the effect is not there"
             rows.add_row("checked", line((f"{sign} {check['verifier']}", style), f": {words}"))
         rows.add_row(
-            "ledger", line(*_sequence_parts(step["seqs"]), ("  action ", "faint"), (short(step["action"]), "id"))
+            "ledger", line(*sequence_marks(step["seqs"]), ("  action ", "faint"), (short(step["action"]), "id"))
         )
-        yield _indented(rows)
+        yield indented(rows)
 
     def _calls(self, rows: Table, calls: Sequence[Part]) -> None:
         for call in calls:
@@ -328,9 +261,11 @@ class SessionPage:
 
     def _decision(self, rows: Table, decision: Part) -> None:
         words, style = DECISION.get(decision["decision"], (decision["decision"], ""))
-        rows.add_row("decided", line((words, style), (": ", "faint"), shorten(decision["reason"])))
+        reason = beyond_citation(decision["reason"], decision["rules"])
+        if reason or not decision["rules"]:
+            rows.add_row("decided", line((words, style), (": ", "faint"), shorten(reason or decision["reason"])))
         if decision["rules"]:
-            rows.add_row("", rules_table(decision["rules"], self.root))
+            rows.add_row("by" if reason else "decided", rules_table(decision["rules"], self.root))
         if decision["grant"]:
             rows.add_row("", line(("by standing grant ", "faint"), (short(decision["grant"]), "id")))
 
@@ -354,11 +289,13 @@ class SessionPage:
                     ),
                 )
         elif answer["by"] == "expiry":
-            rows.add_row("answered", line((f"expired: {answer['state']}", "warn"), *_seq(answer["seq"])))
+            rows.add_row("answered", line((f"expired: {answer['state']}", "warn"), *seq_mark(answer["seq"])))
         else:
             style = "good" if answer["state"] == "approved" else "bad"
             words = line((answer["state"], style), f" by {who(answer['uid'])} over {answer['via']}")
-            words.append_text(line((f", {moment(answer['_at'], self.zone, self.now)}", "faint"), *_seq(answer["seq"])))
+            words.append_text(
+                line((f", {moment(answer['_at'], self.zone, self.now)}", "faint"), *seq_mark(answer["seq"]))
+            )
             rows.add_row("answered", words)
             if answer["note"]:
                 rows.add_row("", line(("“" + str(answer["note"]) + "”", "")))
@@ -381,7 +318,7 @@ class SessionPage:
             rows.add_row("result", Text("(erased)", "warn"))
             return
         if attempt.get("error"):
-            rows.add_row("error", Text(harmless(_cut(str(attempt["error"]), self.cut)), "bad"))
+            rows.add_row("error", Text(harmless(cut_text(str(attempt["error"]), self.cut)), "bad"))
         if attempt.get("result") is not None:
             rows.add_row("result", result_text(attempt["result"], self.full))
         if attempt.get("undo"):
@@ -392,10 +329,10 @@ class SessionPage:
         if not calls:
             return
         yield Text()
-        yield _rule(line(("model calls that led to no step", "heading")), "")
-        rows = _rows()
+        yield rule_line(line(("model calls that led to no step", "heading")), "")
+        rows = rows_table()
         self._calls(rows, calls)
-        yield _indented(rows)
+        yield indented(rows)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -403,14 +340,14 @@ class SessionPage:
         checks = self.account["postconditions"]
         if not checks:
             return
-        yield _rule(line(("proven", "heading")), "")
-        rows = _rows()
+        yield rule_line(line(("proven", "heading")), "")
+        rows = rows_table()
         for check in checks:
             sign, style = ("✓ holds", "good") if check["passed"] else ("✗ fails", "bad")
-            what = exact(check["condition"]) if check["condition"] is not None else str(check["kind"])
-            words = line((what, "name"), f"  {check['detail'] or ''}", *_seq(check["seq"]))
+            what = condition_words(check["condition"], check["kind"])
+            words = line((what, "name"), f"  {check['detail'] or ''}", *seq_mark(check["seq"]))
             rows.add_row(Text(sign, style), words)
-        yield _indented(rows)
+        yield indented(rows)
         yield Text()
 
     def _closing(self) -> Iterator[RenderableType]:
@@ -419,15 +356,15 @@ class SessionPage:
         yield Rule(characters="─", style=style or "faint")
         words = status_text(account["status"])
         words.append_text(line("  ", ("; ".join(self._tally()), "")))
-        rows = _rows()
+        rows = rows_table()
         rows.add_row("summary", words)
         if account.get("says"):
-            rows.add_row("says", Text(harmless(_cut(str(account["says"]), self.cut))))
+            rows.add_row("says", Text(harmless(cut_text(str(account["says"]), self.cut))))
         if account.get("saved"):
             saved = exact(account["saved"])
-            rows.add_row("saved", Text(_cut(saved, self.cut)))
+            rows.add_row("saved", Text(cut_text(saved, self.cut)))
         for notice in account["notices"]:
-            rows.add_row(*_notice(notice))
+            rows.add_row(*notice_row(notice))
         first, last = account.get("first_seq", 0), account["last_seq"]
         rows.add_row(
             "ledger", line(f"events #{first}–{last}", ("  the chain: ", "faint"), (f"{self.command} verify", "command"))
@@ -436,7 +373,7 @@ class SessionPage:
             question = step.get("escalation")
             if question and question["answer"] is None and question["_expires"] > self.now:
                 rows.add_row("next", line((f"{self.command} inbox show {short(question['id'])}", "command")))
-        yield _indented(rows)
+        yield indented(rows)
 
     def _tally(self) -> Iterator[str]:
         steps = self.account["steps"]
@@ -460,127 +397,3 @@ class SessionPage:
         checks = self.account["postconditions"]
         if checks:
             yield f"{sum(check['passed'] for check in checks)} of {count(len(checks), 'postcondition')} hold"
-
-
-def context_groups(context: Part, cut: int = CUT) -> Iterator[tuple[str, Text]]:
-    """The manifest in brief: tokens by how things came in, then the best of what stayed out."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for item in context["manifest"]:
-        groups.setdefault(str(item.get("why", "")).split(":")[0].split(" ")[0] or "other", []).append(item)
-    for name, items in groups.items():
-        tokens = sum(int(item.get("tokens", 0)) for item in items)
-        kinds: dict[str, int] = {}
-        for item in items:
-            kinds[str(item.get("kind", "?"))] = kinds.get(str(item.get("kind", "?")), 0) + int(item.get("tokens", 0))
-        detail = ", ".join(f"{kind} {amount:,}" for kind, amount in kinds.items())
-        yield name, line(f"{count(len(items), 'item')}, {tokens:,} tokens", (f"  {_cut(detail, cut)}", "faint"))
-    left_out = context["left_out"]
-    if left_out:
-        tokens = sum(int(item.get("tokens", 0)) for item in left_out)
-        best = left_out[0]
-        words = f"  first: {best.get('kind')} {best.get('id')}, {best.get('why')}"
-        yield "left out", line(f"{count(len(left_out), 'item')}, {tokens:,} tokens", (_cut(words, cut), "faint"))
-
-
-def call_line(call: Part) -> Text:
-    """One model call: reserved, then charged."""
-    words = line((call["model"], "name"), f" to {call['purpose']}: ")
-    words.append_text(line(f"reserved {call['prompt_tokens']:,} + {call['completion_cap']:,} tokens"))
-    reply = call["reply"]
-    if reply is None:
-        return words.append_text(line((", no reply recorded", "warn"), *_seq(call["seq"])))
-    charged = f", charged {reply['charged_tokens']:,}"
-    if reply["charged_usd"]:
-        charged += f" ({dollars(reply['charged_usd'])})"
-    words.append_text(line(charged))
-    if reply["status"] != "replied":
-        words.append_text(line((f", {reply['status']}", "bad"), f" {reply['error'] or ''}"))
-    words.append(f"  {duration(call['duration_us'])}", "faint")
-    return words.append_text(line(*_seq(call["seq"])))
-
-
-def result_text(result: Any, full: bool) -> Text:
-    """What a tool returned: text as lines, anything else as JSON; cut unless everything was asked for."""
-    lines_max = 6
-    if isinstance(result, str):
-        text = harmless(result).rstrip("\n")
-        lines = text.split("\n")
-        if full or (len(lines) <= lines_max and len(text) <= 2 * CUT):
-            return Text(text)
-        kept = "\n".join(lines[:lines_max])[: 2 * CUT]
-        return Text(kept).append(f"\n… {len(text) - len(kept):,} more characters, {len(lines):,} lines in all", "faint")
-    shown = exact(result)
-    if full or len(shown) <= 2 * CUT:
-        return Text(shown)
-    return Text(shown[: 2 * CUT]).append(f" … {len(shown) - 2 * CUT:,} more characters", "faint")
-
-
-def _notice(notice: Part) -> tuple[str, Text]:
-    if notice["kind"] == "alarm":
-        return "alarm", line((notice["code"], "bad"), f": {notice['text'] or ''}", *_seq(notice["seq"]))
-    style = "good" if notice["status"] == "delivered" else "bad"
-    error = f": {notice['error']}" if notice["error"] else ""
-    return "told", line(f"{notice['channel']} ", (notice["status"], style), error, *_seq(notice["seq"]))
-
-
-def _rows() -> Table:
-    table = Table.grid(padding=(0, 2), expand=False)
-    table.add_column(style="faint", width=LABEL, no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _indented(renderable: RenderableType) -> Padding:
-    return Padding(renderable, (0, 0, 0, 2), expand=False)
-
-
-def _rule(title: Text, right: str) -> Table:
-    """A line with a title at its left and a remark at its right."""
-    table = Table.grid(expand=True, padding=0)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(ratio=1)
-    table.add_column(no_wrap=True, justify="right", style="faint")
-    table.add_row(Text("── ", "faint") + title + Text(" "), Rule(style="faint"), f" {right} ──" if right else "──")
-    return table
-
-
-def _bound(table: Table, name: str, used: float, limit: float | None, shown: str, words: str) -> None:
-    if limit is None:
-        return
-    table.add_row(Text(name, "faint"), bar(used, limit), line(shown, (" of ", "faint"), words.format(limit)))
-
-
-def _cut(text: str, cut: int) -> str:
-    return text if not cut or len(text) <= cut else text[: cut - 1] + "…"
-
-
-def _seq(seq: int) -> tuple[tuple[str, str], ...]:
-    return ((f"  #{seq}", "place"),)
-
-
-def _sequence_parts(seqs: Sequence[int]) -> tuple[tuple[str, str], ...]:
-    runs: list[list[int]] = []
-    for seq in sorted(set(seqs)):
-        if runs and seq == runs[-1][-1] + 1:
-            runs[-1].append(seq)
-        else:
-            runs.append([seq])
-    return ((", ".join(f"#{run[0]}" if len(run) == 1 else f"#{run[0]}–{run[-1]}" for run in runs), "place"),)
-
-
-def _sequence(seqs: Sequence[int]) -> Text:
-    return line(*_sequence_parts(seqs))
-
-
-def _calls(account: Part) -> list[Part]:
-    return [*account["calls_without_step"], *(call for step in account["steps"] for call in step["calls"])]
-
-
-def _charged(call: Part) -> int:
-    reply = call["reply"]
-    return int(reply["charged_tokens"]) if reply else int(call["reserved_tokens"])
-
-
-def exact_lines(text: str) -> Text:
-    """A text of several lines, each line whole, with hidden characters written out."""
-    return Text(harmless(text.replace("\t", "\\t")))

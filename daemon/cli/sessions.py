@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
-from perdure.daemon.cli.session_page import status_text
+from perdure.daemon.cli.page_parts import status_text
+from perdure.daemon.cli.running import configure_log
 from perdure.daemon.cli.status import session_json, sessions_table
 from perdure.daemon.cli.terminal import line
 from perdure.daemon.cli.words import short, shorten
@@ -52,6 +53,7 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 
     Exits 0 where it succeeded or finished unverified, 3 where it waits for a person, 1 otherwise.
     """
+    configure_log(invocation, "error")
     _finish(invocation, invocation.perform("session.run", task=task, dry_run=dry_run))
 
 
@@ -61,6 +63,7 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 @with_invocation
 def retry(invocation: Invocation, slot: str) -> None:
     """Run a session for the task of SLOT, which has ended, once more."""
+    configure_log(invocation, "error")
     _finish(invocation, invocation.perform("session.retry", slot=slot))
 
 

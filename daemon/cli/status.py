@@ -11,7 +11,7 @@ from rich.text import Text
 
 from perdure.daemon.cli.inbox import questions_table, row_json
 from perdure.daemon.cli.invocation import LEDGER, Invocation, with_invocation, with_json
-from perdure.daemon.cli.session_page import status_text
+from perdure.daemon.cli.page_parts import status_text
 from perdure.daemon.cli.terminal import line, one_line
 from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
 from perdure.errors import PerdureError

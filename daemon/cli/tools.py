@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
-from perdure.daemon.cli.session_page import rules_table
+from perdure.daemon.cli.page_parts import rules_table
 from perdure.daemon.cli.terminal import line, one_line
 from perdure.errors import PerdureError
 

@@ -24,7 +24,7 @@ def test_outside_a_workspace_it_says_how_to_get_one(tmp_path, place_at):
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no perdure.toml there" in done.stderr
     assert "perdure init DIR" in done.stderr
     assert "Traceback" not in done.stderr
