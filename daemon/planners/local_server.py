@@ -51,7 +51,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--context", type=int, default=CONTEXT_TOKENS, help="tokens of one conversation")
-    parser.add_argument("--threads", type=int, default=0, help="threads; 0 lets llama.cpp choose")
+    # llama.cpp's threads wait for each other by spinning: one too many on a busy machine makes it ten times slower
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    parser.add_argument("--threads", type=int, default=threads, help="threads; the default leaves one core to others")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input is closed")
     parser.add_argument("--verbose", action="store_true", help="show llama.cpp's own log")
     return parser.parse_args(arguments)
@@ -85,8 +87,7 @@ def _serve(options: argparse.Namespace) -> Any:
     parameters.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts
     parameters.ui = False
     parameters.offline = True
-    if options.threads:
-        parameters.cpuparams.n_threads = options.threads
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
     if b"tools" not in _chat_template(options.model):
         template = files("perdure.daemon.planners").joinpath("chatml_tools.jinja").read_text()
         parameters.chat_template = template
