@@ -69,17 +69,12 @@ def _firings(reigns: list[Reign], expected_firings: ExpectedFirings, since: int,
 
 
 def _compare(reader: LedgerReader, task: str, firings: Iterator[int], since: int, until: int) -> Iterator[Finding]:
-    rows = iter(
-        reader.rows(
-            "SELECT slot, due, last_due, count, COALESCE(seq_opened, seq_closed) FROM slots"
-            " WHERE task = ? AND kind = 'scheduled' AND last_due > ? AND due <= ? ORDER BY due",
-            task,
-            since,
-            until,
-        )  # fmt: skip
+    sql = (
+        "SELECT slot, due, last_due, count, COALESCE(seq_opened, seq_closed) FROM slots"
+        " WHERE task = ? AND kind = 'scheduled' AND last_due > ? AND due <= ? ORDER BY due"
     )
     firing = next(firings, None)
-    for slot, due, last_due, count, seq in rows:
+    for slot, due, last_due, count, seq in reader.rows(sql, task, since, until):
         while firing is not None and firing < due:
             yield Finding(
                 0, "slot-gap", f"task {task} was expected to fire at {firing}, and no slot says what became of it"

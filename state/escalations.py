@@ -57,7 +57,7 @@ _PENDING = "state IN ('open', 'approved')"  # repeated in queries so that SQLite
 def escalations(reader: LedgerReader, open_only: bool = True, task: str | None = None) -> list[EscalationRow]:
     """Questions, oldest first; `open_only`: those that nobody has answered and that have not been recorded as expired."""
     where = ([f"state = 'open' AND {_PENDING}"] if open_only else []) + ([] if task is None else ["task = ?"])
-    sql = "SELECT * FROM escalations" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"
+    sql = "SELECT * FROM escalations" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"  # noqa: S608 - only fixed words are put together
     return [_row(row) for row in reader.rows(sql, *([] if task is None else [task]))]
 
 
@@ -87,7 +87,7 @@ def approved_escalations(reader: LedgerReader) -> list[EscalationRow]:
 def grants(reader: LedgerReader, task: str | None = None, active_only: bool = True) -> list[GrantRow]:
     """Standing answers, oldest first, with their patterns."""
     where = (["revoked_at IS NULL"] if active_only else []) + ([] if task is None else ["task = ?"])
-    sql = "SELECT * FROM grants" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"
+    sql = "SELECT * FROM grants" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"  # noqa: S608 - only fixed words are put together
     found = []
     for row in reader.rows(sql, *([] if task is None else [task])):
         payload = reader.payload(row[8])
@@ -112,6 +112,7 @@ def _row(row: tuple[Any, ...]) -> EscalationRow:
 
 
 def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
+    """A person is asked about one action; the same open question is not asked twice."""
     body = event.body
     about = f"question {body['escalation']}"
     row = db.execute(
@@ -144,6 +145,7 @@ def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
 
 
 def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
+    """A later proposal of the same action waits for the same answer."""
     body = event.body
     about = f"the joining of question {body['escalation']}"
     digest, task, state = _question(db, body["escalation"], about, "digest, task, state")
@@ -166,6 +168,7 @@ def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
 
 
 def escalation_answered(db: sqlite3.Connection, event: Event) -> None:
+    """The one answer, before expiry."""
     body = event.body
     about = f"the answer to question {body['escalation']}"
     state, expires, action, task = _question(db, body["escalation"], about, "state, expires, action, task")
@@ -231,6 +234,7 @@ def use_approval(db: sqlite3.Connection, escalation: str, action: str, digest: s
 
 
 def grant_given(db: sqlite3.Connection, event: Event) -> None:
+    """A person answers one rule for good."""
     body = event.body
     if db.execute('SELECT 1 FROM grants WHERE "grant" = ?', (body["grant"],)).fetchone():
         raise LedgerRefused("grant-known", f"grant {body['grant']}", "a grant is given once")
@@ -241,6 +245,7 @@ def grant_given(db: sqlite3.Connection, event: Event) -> None:
 
 
 def grant_revoked(db: sqlite3.Connection, event: Event) -> None:
+    """And takes it back."""
     body = event.body
     changed = db.execute(
         'UPDATE grants SET revoked_at = ?, revoked_uid = ? WHERE "grant" = ? AND revoked_at IS NULL',

@@ -21,7 +21,8 @@ class ActionRow:
 
     `state`: `proposed`, `decided` (auto, not yet intended), `escalated` (a question decides), `joined` (another action's
     question decides), `denied`, `intended` (an attempt is open), `ended`. `status` is the last attempt's, `attempt` its
-    number (0: none yet), `attempt_session` the session it runs in. `escalation` is the question raised or joined, `approval` the one that authorised the last attempt.
+    number (0: none yet), `attempt_session` the session it runs in. `escalation` is the question raised or joined, `approval`
+    the one that authorised the last attempt.
     """
 
     action: str
@@ -103,6 +104,7 @@ def _row(row: tuple[Any, ...]) -> ActionRow:
 
 
 def action_proposed(db: sqlite3.Connection, event: Event) -> None:
+    """A step of an open session names an action, once."""
     body = event.body
     about = f"the proposal of action {body['action']}"
     require_open_session(db, body["session"], body["task"], about)
@@ -175,7 +177,7 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
             raise LedgerRefused("action-ended", about, f"it has already {status}", "A new attempt is a new action")
         if decision != "auto" or earlier_approval is not None or effect not in REPEATABLE:
             raise LedgerRefused(
-                "no-authority", about, f"a second attempt of a {effect} action that was decided {decision} needs an approval of its own",
+                "no-authority", about, f"a second attempt of a {effect} action (decided {decision}) needs an approval of its own",
                 "One approval authorises one attempt: open a new question",
             )  # fmt: skip
     elif state != "decided" or decision != "auto":
@@ -226,6 +228,7 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
 
 
 def action_verified(db: sqlite3.Connection, event: Event) -> None:
+    """Something other than the planner looked; one contradiction takes the success away."""
     body = event.body
     about = f"the verification of action {body['action']}"
     row = db.execute(

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from perdure.errors import PerdureError
 from perdure.state import chain
@@ -180,7 +180,7 @@ class Ledger:
         with contextlib.suppress(sqlite3.Error):  # a checkpoint that fails here is made up for at the next opening
             self._db.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -282,7 +282,7 @@ class Ledger:
         for callback in tuple(self._subscribers):
             try:
                 callback(events)
-            except Exception:  # a broken view must not stop what is being viewed
+            except Exception:  # noqa: BLE001 - a broken view must not stop what is being viewed
                 _log.exception("a subscriber of the ledger failed")
 
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from perdure.errors import PerdureError
 from perdure.state.canonical import canonical
@@ -63,7 +63,7 @@ class Owner:
             os.close(self._file)
             self._file = None
 
-    def __enter__(self) -> Owner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from perdure.state.events import Event
 from perdure.state.projections import apply
@@ -59,7 +59,7 @@ class Replay:
             return f"its body does not fit its type ({type(error).__name__}: {error})"
         return None
 
-    def __enter__(self) -> Replay:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

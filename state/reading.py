@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 from perdure.state import chain
@@ -41,7 +41,7 @@ class LedgerReader:
         """Close the connection. Only for a reader that was opened on its own."""
         self.connection.close()
 
-    def __enter__(self) -> LedgerReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -237,7 +237,8 @@ CREATE TABLE erasures (
 """
 
 PROJECTION_TABLES: Final = (
-    "ledger", "tasks", "configuration", "pauses", "slots", "sessions", "actions", "reliability", "calls", "escalations", "grants", "erasures",
+    "ledger", "tasks", "configuration", "pauses", "slots", "sessions", "actions", "reliability", "calls", "escalations",
+    "grants", "erasures",
 )  # fmt: skip
 
 

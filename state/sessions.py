@@ -107,7 +107,7 @@ def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
 
 def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow]:
     """Model calls without a reply: in flight, or cut off by a crash (then charged in full)."""
-    sql = "SELECT * FROM calls WHERE status IS NULL" + ("" if session is None else " AND session = ?") + " ORDER BY seq"
+    sql = "SELECT * FROM calls WHERE status IS NULL" + ("" if session is None else " AND session = ?") + " ORDER BY seq"  # noqa: S608 - only fixed words are put together
     return [CallRow(*row) for row in reader.rows(sql, *([] if session is None else [session]))]
 
 
@@ -115,6 +115,7 @@ def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow
 
 
 def session_opened(db: sqlite3.Connection, event: Event) -> None:
+    """A bounded run begins: one per task at a time."""
     body = event.body
     about = f"the opening of session {body['session']}"
     if db.execute("SELECT 1 FROM sessions WHERE session = ?", (body["session"],)).fetchone():
@@ -140,6 +141,7 @@ def session_opened(db: sqlite3.Connection, event: Event) -> None:
 
 
 def session_closed(db: sqlite3.Connection, event: Event) -> None:
+    """A run ends once, and never over an attempt without an outcome."""
     body = event.body
     about = f"the end of session {body['session']}"
     row = db.execute("SELECT status, task, slot FROM sessions WHERE session = ?", (body["session"],)).fetchone()
@@ -181,6 +183,7 @@ def require_open_session(db: sqlite3.Connection, session: str, task: str, about:
 
 
 def model_requested(db: sqlite3.Connection, event: Event) -> None:
+    """A model call is reserved before it is made."""
     body = event.body
     if db.execute("SELECT 1 FROM calls WHERE call = ?", (body["call"],)).fetchone():
         raise LedgerRefused("call-known", f"model call {body['call']}", "a call is reserved once")
@@ -194,6 +197,7 @@ def model_requested(db: sqlite3.Connection, event: Event) -> None:
 
 
 def model_replied(db: sqlite3.Connection, event: Event) -> None:
+    """A reservation becomes a charge, once."""
     body = event.body
     changed = db.execute(
         "UPDATE calls SET status = ?, tokens = ?, usd = ? WHERE call = ? AND status IS NULL",

@@ -76,7 +76,7 @@ def slots(
     if task is not None:
         where.append("task = ?")
         parameters.append(task)
-    sql = "SELECT * FROM slots" + (f" WHERE {' AND '.join(where)}" if where else "")
+    sql = "SELECT * FROM slots" + (f" WHERE {' AND '.join(where)}" if where else "")  # noqa: S608 - only fixed words are put together
     sql += " ORDER BY due, slot" if open_only else " ORDER BY due DESC, slot DESC"
     return [SlotRow(*row) for row in reader.rows(sql + " LIMIT ?", *parameters, -1 if limit is None else limit)]
 
@@ -96,6 +96,7 @@ def last_slot(reader: LedgerReader, task: str, kind: str) -> SlotRow | None:
 
 
 def configuration_loaded(db: sqlite3.Connection, event: Event) -> None:
+    """Another version of configuration, policies or tasks is in force."""
     body = event.body
     db.execute(
         "INSERT INTO configuration VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET digest = ?2, seq = ?3",
@@ -104,6 +105,7 @@ def configuration_loaded(db: sqlite3.Connection, event: Event) -> None:
 
 
 def task_loaded(db: sqlite3.Connection, event: Event) -> None:
+    """A task file is in force; a changed schedule begins to count from here."""
     body = event.body
     schedule = body.get("schedule")
     db.execute(
@@ -115,6 +117,7 @@ def task_loaded(db: sqlite3.Connection, event: Event) -> None:
 
 
 def task_removed(db: sqlite3.Connection, event: Event) -> None:
+    """A task file is gone; its slots and sessions stay on record."""
     changed = db.execute(
         "UPDATE tasks SET removed_at = ? WHERE task = ? AND removed_at IS NULL", (event.at, event.body["task"])
     )
@@ -123,6 +126,7 @@ def task_removed(db: sqlite3.Connection, event: Event) -> None:
 
 
 def was_paused(db: sqlite3.Connection, event: Event) -> None:
+    """A task, or every task, starts no more sessions."""
     body = event.body
     db.execute(
         "INSERT INTO pauses VALUES (?1, ?2, ?3, ?4) ON CONFLICT (task) DO UPDATE SET by = ?2, reason = ?3, at = ?4",
@@ -131,10 +135,12 @@ def was_paused(db: sqlite3.Connection, event: Event) -> None:
 
 
 def was_resumed(db: sqlite3.Connection, event: Event) -> None:
+    """The pause of the same name ends."""
     db.execute("DELETE FROM pauses WHERE task = ?", (event.body.get("task", ""),))
 
 
 def slot_opened(db: sqlite3.Connection, event: Event) -> None:
+    """A firing became due, once."""
     body = event.body
     _refuse_known(db, body["slot"], body["task"], body["kind"], body["due"], body["due"])
     db.execute(
@@ -147,6 +153,7 @@ def slot_opened(db: sqlite3.Connection, event: Event) -> None:
 
 
 def slot_closed(db: sqlite3.Connection, event: Event) -> None:
+    """A firing, or a range of them, got its one outcome."""
     body = event.body
     slot_id, count = body["slot"], body.get("count", 1)
     last_due = body.get("last_due", body["due"])

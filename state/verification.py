@@ -191,10 +191,9 @@ def _check_anchor(
     if seen == 0:
         report.add(0, "no-anchor", "the anchor is missing or empty: a deleted tail would not show")
     elif not lost and not replaced and report.anchored < report.head.seq:
-        report.add(
-            report.anchored + 1, "not-anchored",
-            f"the last {report.head.seq - report.anchored} events are not anchored yet (a crash, or a commit going on)", grave=False,
-        )  # fmt: skip
+        count = report.head.seq - report.anchored
+        detail = f"the last {count} events are not anchored yet (a crash, or a commit going on)"
+        report.add(report.anchored + 1, "not-anchored", detail, grave=False)
 
 
 def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
@@ -211,11 +210,8 @@ def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
     if (marks or 0) > seq:
         report.add(seq + 1, "tail-deleted", f"events {seq + 1}..{lost} were anchored and are gone from the file")
     else:
-        report.add(
-            seq + 1,
-            "older-file",
-            f"the file ends at event {seq}, but events up to {lost} were anchored: its tail was deleted or an older file put in its place",
-        )
+        detail = f"the file ends at event {seq}, but events up to {lost} were anchored: its tail was cut off or it is an older file"
+        report.add(seq + 1, "older-file", detail)
 
 
 def _check_payloads(db: sqlite3.Connection, report: Report) -> None:

@@ -1,6 +1,6 @@
 """`python -m tests.crash`: the crash suite. Starts itself again with the shim preloaded.
 
-    python -m tests.crash [--sample N] [--seed S] [--layer kill|power|all] [--json]
+python -m tests.crash [--sample N] [--seed S] [--layer kill|power|all] [--json]
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from .agents import CONTROLS, Agent  # noqa: PLC0415 - these need the shim in the process
+    from .agents import CONTROLS, Agent
 
     results = {}
     good = True
@@ -51,8 +51,13 @@ def run(options: argparse.Namespace) -> int:
             good &= caught if agent.caught_by == layer else not failures if agent is Agent else True
             result[layer] = {"tried": count, "failures": len(failures), "examples": failures[:5]}
             if not options.json:
-                print(f"\n{agent.__name__} ({agent.__doc__}), layer {layer}: {count} tried in {time.monotonic() - started:.0f} s; {len(failures)} broken promises" + (f"; caught: {caught}" if agent is not Agent else ""))
-                print(text, *(f"  {failure}" for failure in (failures[:20] if agent is Agent else failures[:1])), sep="\n")
+                print(
+                    f"\n{agent.__name__} ({agent.__doc__}), layer {layer}: {count} tried in {time.monotonic() - started:.0f} s; {len(failures)} broken promises"
+                    + (f"; caught: {caught}" if agent is not Agent else "")
+                )
+                print(
+                    text, *(f"  {failure}" for failure in (failures[:20] if agent is Agent else failures[:1])), sep="\n"
+                )
         results[agent.__name__] = result
     if options.json:
         print(json.dumps(results))
@@ -61,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
 def kill(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
     """Faults at system calls: (scenarios, broken promises, table)."""
-    from .agents import Agent  # noqa: PLC0415
-    from .matrix import Matrix, seeded, table  # noqa: PLC0415
+    from .agents import Agent
+    from .matrix import Matrix, seeded, table
 
     matrix = Matrix(agent)
     try:
@@ -73,7 +78,11 @@ def kill(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
             sets = [matrix.every(), matrix.every(fresh=True), matrix.every_pair(stride=23)]
             tally = matrix.run(one for scenarios in sets for one in seeded(scenarios, options.sample, options.seed))
         else:
-            sets = [matrix.every(), matrix.every(fresh=True), matrix.every_pair(first_modes=("kill", "kill-after", "disk-full"))]
+            sets = [
+                matrix.every(),
+                matrix.every(fresh=True),
+                matrix.every_pair(first_modes=("kill", "kill-after", "disk-full")),
+            ]
             tally = matrix.run(one for scenarios in sets for one in scenarios)
     finally:
         matrix.close()
@@ -82,11 +91,16 @@ def kill(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
 
 def power_loss(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
     """Disk states that a power cut could leave: (states, broken promises, nothing)."""
-    from . import power  # noqa: PLC0415
-    from .agents import Agent  # noqa: PLC0415
+    from . import power
+    from .agents import Agent
 
     control = agent is not Agent
-    states, failures = power.explore(agent, states_max=options.states or (4000 if control else 0), seed=options.seed, failures_max=5 if control else 0)
+    states, failures = power.explore(
+        agent,
+        states_max=options.states or (4000 if control else 0),
+        seed=options.seed,
+        failures_max=5 if control else 0,
+    )
     return states, failures, ""
 
 

@@ -51,7 +51,9 @@ class Agent:
 
     caught_by = "nobody"
 
-    def __init__(self, state_dir: Path, observer: Observer, phase: Callable[[str], None] = lambda _: None, rounds: int = 1) -> None:
+    def __init__(
+        self, state_dir: Path, observer: Observer, phase: Callable[[str], None] = lambda _: None, rounds: int = 1
+    ) -> None:
         self.state_dir = state_dir
         self.observer = observer
         self.phase = phase
@@ -93,8 +95,25 @@ class Agent:
         for session in p.open_sessions(self.reader):
             self.phase("close session")
             self.ledger.commit(
-                e.SessionClosed(session=session.session, task=TASK, slot=session.slot, status="interrupted", reason="crash", steps=0, tokens=0, cost_usd=0.0, duration_us=0),
-                e.SlotClosed(slot=session.slot, task=TASK, kind="manual", due=int(session.slot.split("/")[2]), outcome="ran", session=session.session),
+                e.SessionClosed(
+                    session=session.session,
+                    task=TASK,
+                    slot=session.slot,
+                    status="interrupted",
+                    reason="crash",
+                    steps=0,
+                    tokens=0,
+                    cost_usd=0.0,
+                    duration_us=0,
+                ),
+                e.SlotClosed(
+                    slot=session.slot,
+                    task=TASK,
+                    kind="manual",
+                    due=int(session.slot.split("/")[2]),
+                    outcome="ran",
+                    session=session.session,
+                ),
             )
 
     def settle(self, row: p.ActionRow) -> None:
@@ -108,7 +127,15 @@ class Agent:
     def ask_whether(self, row: p.ActionRow) -> None:
         if p.open_escalation_for(self.reader, TASK, row.digest) is None:
             self.ledger.commit(
-                e.ActionDecided(action=row.action, session=row.session, task=TASK, decision="escalate", rules=[], reason="unknown", policies="p"),
+                e.ActionDecided(
+                    action=row.action,
+                    session=row.session,
+                    task=TASK,
+                    decision="escalate",
+                    rules=[],
+                    reason="unknown",
+                    policies="p",
+                ),
                 self.question(f"{row.action}-unknown-{row.attempt}", row.action, row.session),
             )
 
@@ -123,13 +150,34 @@ class Agent:
         earlier = p.sessions(self.reader, limit=1)
         self.ledger.commit(
             e.SlotOpened(slot=slot, task=TASK, kind="manual", due=fence),
-            e.SessionOpened(session=session, task=TASK, slot=slot, planner="playbook", bounds={"steps": 10}, task_digest="t", policies="p", fence=fence, resumes=earlier[0].session if earlier else None, payload="x" * 300),
+            e.SessionOpened(
+                session=session,
+                task=TASK,
+                slot=slot,
+                planner="playbook",
+                bounds={"steps": 10},
+                task_digest="t",
+                policies="p",
+                fence=fence,
+                resumes=earlier[0].session if earlier else None,
+                payload="x" * 300,
+            ),
         )
         for number, step in enumerate(steps):
             self.step(number, step, session)
         self.phase("close session")
         self.ledger.commit(
-            e.SessionClosed(session=session, task=TASK, slot=slot, status="succeeded", reason="done", steps=len(steps), tokens=0, cost_usd=0.0, duration_us=1),
+            e.SessionClosed(
+                session=session,
+                task=TASK,
+                slot=slot,
+                status="succeeded",
+                reason="done",
+                steps=len(steps),
+                tokens=0,
+                cost_usd=0.0,
+                duration_us=1,
+            ),
             e.SlotClosed(slot=slot, task=TASK, kind="manual", due=fence, outcome="ran", session=session),
         )
 
@@ -143,17 +191,29 @@ class Agent:
             return
         if row is None:
             self.phase("ask")
-            self.ledger.commit(*proposal, self.decided(step, session, "escalate"), self.question(f"E{step}", step, session))
+            self.ledger.commit(
+                *proposal, self.decided(step, session, "escalate"), self.question(f"E{step}", step, session)
+            )
             row = p.action(self.reader, step)
         question = p.escalation(self.reader, f"E{step}")
         if question.state == "open":
             self.phase("answer")
-            self.ledger.commit(e.EscalationAnswered(escalation=f"E{step}", task=TASK, answer="approve", uid=0, via="test"))
+            self.ledger.commit(
+                e.EscalationAnswered(escalation=f"E{step}", task=TASK, answer="approve", uid=0, via="test")
+            )
             self.observer.acknowledge(f"approval {step}")
         if row.state == "escalated":
             self.attempt(step, "once", 1, session, approval=f"E{step}")
 
-    def attempt(self, action: str, effect: str, attempt: int, session: str, prelude: tuple[e.Draft, ...] = (), approval: str | None = None) -> None:
+    def attempt(
+        self,
+        action: str,
+        effect: str,
+        attempt: int,
+        session: str,
+        prelude: tuple[e.Draft, ...] = (),
+        approval: str | None = None,
+    ) -> None:
         self.phase(f"intent {effect}")
         self.ledger.commit(*prelude, self.intended(action, effect, attempt, session, approval))
         self.phase(f"outcome {effect}")
@@ -167,19 +227,66 @@ class Agent:
     # -- drafts -------------------------------------------------------------------------------------------------------
 
     def proposed(self, number: int, action: str, session: str, effect: str) -> e.ActionProposed:
-        return e.ActionProposed(action=action, session=session, task=TASK, step=number, tool="tool", effect=effect, digest=f"sha256:{action}", confidence=1.0, payload={"args": {"n": number, "text": "lorem ipsum " * 30}})
+        return e.ActionProposed(
+            action=action,
+            session=session,
+            task=TASK,
+            step=number,
+            tool="tool",
+            effect=effect,
+            digest=f"sha256:{action}",
+            confidence=1.0,
+            payload={"args": {"n": number, "text": "lorem ipsum " * 30}},
+        )
 
     def decided(self, action: str, session: str, decision: str) -> e.ActionDecided:
-        return e.ActionDecided(action=action, session=session, task=TASK, decision=decision, rules=[{"name": "r", "file": "f", "line": 1, "decide": decision}], reason="r", policies="p")
+        return e.ActionDecided(
+            action=action,
+            session=session,
+            task=TASK,
+            decision=decision,
+            rules=[{"name": "r", "file": "f", "line": 1, "decide": decision}],
+            reason="r",
+            policies="p",
+        )
 
     def intended(self, action: str, effect: str, attempt: int, session: str, approval: str | None) -> e.ActionIntended:
-        return e.ActionIntended(action=action, session=session, task=TASK, tool="tool", effect=effect, digest=f"sha256:{action}", attempt=attempt, approval=approval)
+        return e.ActionIntended(
+            action=action,
+            session=session,
+            task=TASK,
+            tool="tool",
+            effect=effect,
+            digest=f"sha256:{action}",
+            attempt=attempt,
+            approval=approval,
+        )
 
     def ended(self, row: p.ActionRow, attempt: int, status: str, settles: bool | None = None) -> e.ActionEnded:
-        return e.ActionEnded(action=row.action, session=row.session, task=TASK, tool="tool", attempt=attempt, status=status, duration_us=1, settles=settles, payload={"result": "fine " * 40})
+        return e.ActionEnded(
+            action=row.action,
+            session=row.session,
+            task=TASK,
+            tool="tool",
+            attempt=attempt,
+            status=status,
+            duration_us=1,
+            settles=settles,
+            payload={"result": "fine " * 40},
+        )
 
     def question(self, escalation: str, action: str, session: str) -> e.EscalationOpened:
-        return e.EscalationOpened(escalation=escalation, action=action, digest=f"sha256:{action}", session=session, task=TASK, tool="tool", expires=self.clock + 100 * 24 * HOUR, on_expiry="deny", parks=True)
+        return e.EscalationOpened(
+            escalation=escalation,
+            action=action,
+            digest=f"sha256:{action}",
+            session=session,
+            task=TASK,
+            tool="tool",
+            expires=self.clock + 100 * 24 * HOUR,
+            on_expiry="deny",
+            parks=True,
+        )
 
 
 class ResultOnly(Agent):
@@ -266,4 +373,13 @@ class DeleteFull(Agent):
         ledger.reader.connection.execute("PRAGMA journal_mode = DELETE")
 
 
-CONTROLS = (ResultOnly, EffectBeforeIntent, OutcomeBeforeEffect, RunsUnknownAgain, CallsUnknownFailed, Normal, Off, DeleteFull)
+CONTROLS = (
+    ResultOnly,
+    EffectBeforeIntent,
+    OutcomeBeforeEffect,
+    RunsUnknownAgain,
+    CallsUnknownFailed,
+    Normal,
+    Off,
+    DeleteFull,
+)

@@ -34,7 +34,11 @@ def broken_promises(reader: LedgerReader, lines: list[list[str]]) -> list[str]:
     intents = {(event.body["action"], event.body["attempt"]) for event in reader.events(types=["action.intended"])}
     outcomes = {event.body["action"] for event in reader.events(types=["action.ended"])}
     approvals = {event.body["escalation"] for event in reader.events(types=["escalation.answered"])}
-    found += [f"effect {action} attempt {attempt} has no durable intent" for action, attempt in effects if (action, attempt) not in intents]
+    found += [
+        f"effect {action} attempt {attempt} has no durable intent"
+        for action, attempt in effects
+        if (action, attempt) not in intents
+    ]
     for row in p.actions(reader):
         count = per_action[row.action]
         if row.effect in ("once", "probeable") and count > 1:

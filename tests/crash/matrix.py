@@ -1,4 +1,4 @@
-"""The crash matrix: a fault at every state-changing call of the program, then recovery (which may itself be cut off), then checks."""
+"""The crash matrix: a fault at every state-changing call, then recovery (which may itself be cut off), then checks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,13 @@ class Matrix:
             for mode in modes:
                 yield Scenario(((call, mode),), fresh)
 
-    def every_pair(self, *, first_modes: Iterable[str] = ("kill-after",), modes: Iterable[str] = ("kill", "torn", "disk-full"), stride: int = 1) -> Iterator[Scenario]:
+    def every_pair(
+        self,
+        *,
+        first_modes: Iterable[str] = ("kill-after",),
+        modes: Iterable[str] = ("kill", "torn", "disk-full"),
+        stride: int = 1,
+    ) -> Iterator[Scenario]:
         """A crash, and then a fault at every call of the recovery from it."""
         for call in range(1, self.count(fresh=False) + 1, stride):
             for first in first_modes:
@@ -122,7 +128,7 @@ class Matrix:
         finally:
             shutil.rmtree(directory)
 
-    def _directory(self, fresh: bool) -> Path:  # noqa: FBT001
+    def _directory(self, fresh: bool) -> Path:
         directory = Path(tempfile.mkdtemp(dir=self.root))
         if fresh:
             (directory / "state").mkdir()
@@ -132,7 +138,9 @@ class Matrix:
             shutil.copy(self.template / "observer", directory / "observer")
         return directory
 
-    def _child(self, state: Path, log: Path, call: int, mode: str, *, create_only: bool = False) -> tuple[int, int, bool]:
+    def _child(
+        self, state: Path, log: Path, call: int, mode: str, *, create_only: bool = False
+    ) -> tuple[int, int, bool]:
         """Run the agent once in a child; returns its status, its number of calls and whether the fault happened."""
         result = mmap.mmap(-1, 16)
         child = os.fork()
@@ -143,7 +151,7 @@ class Matrix:
                 result[0:8] = self.shim.calls.to_bytes(8, "little")
                 result[8:9] = b"\1" if self.shim.fired else b"\0"
             except BaseException:  # noqa: BLE001
-                import traceback  # noqa: PLC0415
+                import traceback
 
                 traceback.print_exc()
             finally:
@@ -154,7 +162,7 @@ class Matrix:
         result.close()
         return code, calls, fired
 
-    def _in_child(self, state: Path, log: Path, call: int, mode: str, create_only: bool) -> int:  # noqa: FBT001
+    def _in_child(self, state: Path, log: Path, call: int, mode: str, create_only: bool) -> int:
         def phase(text: str) -> None:
             self.phase[:100] = text.encode().ljust(100, b"\0")
 
@@ -183,7 +191,15 @@ def seeded(scenarios: Iterable[Scenario], count: int, seed: int) -> list[Scenari
 
 def table(tally: Tally) -> str:
     """The matrix as text: per boundary and effect class, what was counted."""
-    columns = ("crashed", "recovered", "acknowledged lost", "silently repeated", "unrecorded", "unknown dropped", "other")
+    columns = (
+        "crashed",
+        "recovered",
+        "acknowledged lost",
+        "silently repeated",
+        "unrecorded",
+        "unknown dropped",
+        "other",
+    )
     lines = [f"{'boundary':<16}{'effect':<12}" + "".join(f"{column:>19}" for column in columns)]
     for (boundary, effect), cell in sorted(tally.cells.items()):
         lines.append(f"{boundary:<16}{effect:<12}" + "".join(f"{cell[column]:>19}" for column in columns))
@@ -194,7 +210,11 @@ def table(tally: Tally) -> str:
 
 def _cell(phase: str) -> tuple[str, str]:
     words = phase.split()
-    return (words[0], words[1]) if len(words) == 2 and words[1] in ("read", "idempotent", "probeable", "once") else (phase, "-")
+    return (
+        (words[0], words[1])
+        if len(words) == 2 and words[1] in ("read", "idempotent", "probeable", "once")
+        else (phase, "-")
+    )
 
 
 def _kind(text: str) -> str:

@@ -44,7 +44,9 @@ class File:
     removed: bool = False  # deleted, but the deletion itself is not durable yet
 
 
-def record(agent: type[Agent], root: Path, *, rounds: int, checkpoint_pages: int) -> tuple[dict[str, bytes], list[Operation]]:
+def record(
+    agent: type[Agent], root: Path, *, rounds: int, checkpoint_pages: int
+) -> tuple[dict[str, bytes], list[Operation]]:
     """The files before the run, and what the run did. The agent runs in a child with the shim preloaded."""
     state, log, trace = root / "state", root / "observer", root / "trace"
     state.mkdir()
@@ -86,7 +88,9 @@ def operations(data: bytes, state: Path) -> Iterator[Operation]:
         yield Operation(op.decode(), path if op == b"N" else path[prefix:], offset, body)
 
 
-def images(before: dict[str, bytes], trace: list[Operation], seed: int) -> Iterator[tuple[list[list[str]], dict[str, bytes]]]:
+def images(
+    before: dict[str, bytes], trace: list[Operation], seed: int
+) -> Iterator[tuple[list[list[str]], dict[str, bytes]]]:
     """After every operation: (what the observer had seen by then, a possible content of the disk), several for each."""
     chance = random.Random(seed)
     files = {name: File(content) for name, content in before.items()}
@@ -112,7 +116,11 @@ def explore(agent: type[Agent], *, states_max: int = 0, seed: int = 1, failures_
     `states_max` 0: the whole suite."""
     failures: list[str] = []
     states = 0
-    runs = [(2, 1000), (3, 8)] if states_max else [(rounds, pages) for rounds in (1, 3, 6, 10, 16) for pages in (1000, 30, 8, 2)]
+    runs = (
+        [(2, 1000), (3, 8)]
+        if states_max
+        else [(rounds, pages) for rounds in (1, 3, 6, 10, 16) for pages in (1000, 30, 8, 2)]
+    )
     for rounds, pages in runs:
         root = Path(tempfile.mkdtemp(prefix="perdure-power-", dir=ROOT))
         try:
@@ -123,15 +131,24 @@ def explore(agent: type[Agent], *, states_max: int = 0, seed: int = 1, failures_
             if share:  # an even sample of the whole run, not its beginning
                 total = sum(1 for _ in images(before, trace, seed))
                 step = max(1, total // share)
-                candidates = (state for number, state in enumerate(images(before, trace, seed)) if number % step == seed % step)
+                candidates = (
+                    state for number, state in enumerate(images(before, trace, seed)) if number % step == seed % step
+                )
             for seen, content in candidates:
-                mark = hashlib.sha256(repr((len(seen), sorted((name, hashlib.sha256(data).digest()) for name, data in content.items()))).encode()).digest()
+                mark = hashlib.sha256(
+                    repr(
+                        (len(seen), sorted((name, hashlib.sha256(data).digest()) for name, data in content.items()))
+                    ).encode()
+                ).digest()
                 if mark in tried:
                     continue
                 tried.add(mark)
                 if failures_max and len(failures) >= failures_max:
                     break
-                failures += [f"rounds {rounds}, checkpoint at {pages}, state {len(tried)}: {text}" for text in judge(root / "image", content, seen)]
+                failures += [
+                    f"rounds {rounds}, checkpoint at {pages}, state {len(tried)}: {text}"
+                    for text in judge(root / "image", content, seen)
+                ]
             states += len(tried)
         finally:
             shutil.rmtree(root)
@@ -139,7 +156,8 @@ def explore(agent: type[Agent], *, states_max: int = 0, seed: int = 1, failures_
 
 
 def judge(directory: Path, content: dict[str, bytes], seen: list[list[str]]) -> list[str]:
-    """What is wrong with this disk, read by apsw's SQLite: damage, a broken chain, or something that the observer knows and it does not."""
+    """What is wrong with this disk, read by apsw's SQLite: damage, a broken chain, or something forgotten
+    that the observer knows."""
     directory.mkdir()
     try:
         for name, data in content.items():
@@ -162,7 +180,9 @@ def _damage(db: apsw.Connection) -> list[str]:
     if answer != "ok":
         return [f"corrupt: {answer}"]
     previous, expected = None, 1
-    for seq, at, type_, body, payload_hash, hash_ in db.execute("SELECT seq, at, type, body, payload_hash, hash FROM events ORDER BY seq"):
+    for seq, at, type_, body, payload_hash, hash_ in db.execute(
+        "SELECT seq, at, type, body, payload_hash, hash FROM events ORDER BY seq"
+    ):
         if seq != expected or chain.link(seq, at, type_, body, payload_hash, previous) != hash_:
             return [f"the chain breaks at event {seq}"]
         previous, expected = hash_, seq + 1
@@ -171,9 +191,14 @@ def _damage(db: apsw.Connection) -> list[str]:
 
 def _forgotten(db: apsw.Connection, seen: list[list[str]]) -> list[str]:
     found = []
-    intents = {tuple(row) for row in db.execute("SELECT body ->> 'action', body ->> 'attempt' FROM events WHERE type = 'action.intended'")}
+    intents = {
+        tuple(row)
+        for row in db.execute("SELECT body ->> 'action', body ->> 'attempt' FROM events WHERE type = 'action.intended'")
+    }
     outcomes = {action for (action,) in db.execute("SELECT action FROM events WHERE type = 'action.ended'")}
-    approvals = {name for (name,) in db.execute("SELECT body ->> 'escalation' FROM events WHERE type = 'escalation.answered'")}
+    approvals = {
+        name for (name,) in db.execute("SELECT body ->> 'escalation' FROM events WHERE type = 'escalation.answered'")
+    }
     for line in seen:
         if line[0] == "effect" and (line[1], int(line[2])) not in intents:
             found.append(f"effect {line[1]} has no durable intent")
@@ -217,7 +242,11 @@ def _lost(files: dict[str, File]) -> dict[str, bytes]:
 
 
 def _image(files: dict[str, File], choose) -> dict[str, bytes]:
-    return {name: _applied(file.durable, choose(file.pending) if file.pending else []) for name, file in files.items() if not file.removed}
+    return {
+        name: _applied(file.durable, choose(file.pending) if file.pending else [])
+        for name, file in files.items()
+        if not file.removed
+    }
 
 
 def _torn(pending: list[Operation]) -> list[Operation]:

@@ -1,4 +1,6 @@
-"""A seeded part of the crash suite (`make crash` runs the whole): the right agent keeps every promise, every wrong one is caught."""
+"""A seeded part of the crash suite: the right agent keeps every promise, every wrong one is caught.
+
+`python -m tests.crash` runs the whole."""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def compiler():
     if build() is None:
-        pytest.skip("CRASH TESTS NOT RUN: there is no C compiler (apt-get install gcc libc6-dev); nothing here shows that crashes are survived")
+        pytest.skip(
+            "CRASH TESTS NOT RUN: there is no C compiler (apt-get install gcc libc6-dev); nothing here shows that crashes are survived"
+        )
 
 
 def crash(*options: str) -> dict:
     environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "PYTEST_XDIST_WORKER")}
     command = [sys.executable, "-m", "tests.crash", "--json", "--seed", "20261122", *options]
-    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    process = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert process.returncode in (0, 1), process.stderr[-3000:]
     return json.loads(process.stdout)
 
@@ -43,7 +49,7 @@ def test_no_power_cut_breaks_a_promise():
     assert power["tried"] >= 800
 
 
-@pytest.mark.parametrize("control", [agent for agent in CONTROLS], ids=lambda agent: agent.__name__)
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda agent: agent.__name__)
 def test_every_wrong_way_is_caught_by_its_layer(control):
     options = ["--sample", "60"] if control.caught_by == "kill" else ["--states", "2000"]
     result = crash("--layer", control.caught_by, "--agents", control.__name__, *options)[control.__name__]

@@ -71,44 +71,79 @@ class Story:
     def opening(self, session: str, task: str, slot: str, **fields) -> e.SessionOpened:
         fields = {"fence": self.ledger.fence, "planner": "playbook", "payload": "Read the logs.", **fields}
         return e.SessionOpened(
-            session=session, task=task, slot=slot, bounds={"steps": 10, "cost_usd": 0.5}, task_digest="sha256:t",
-            policies="sha256:p", **fields,
+            session=session,
+            task=task,
+            slot=slot,
+            bounds={"steps": 10, "cost_usd": 0.5},
+            task_digest="sha256:t",
+            policies="sha256:p",
+            **fields,
         )
 
     def closing(self, session: str, task: str = "triage", **fields) -> e.SessionClosed:
-        fields = {"status": "succeeded", "reason": "done", "steps": 1, "tokens": 0, "cost_usd": 0.0, "duration_us": 5, **fields}
+        fields = {
+            "status": "succeeded",
+            "reason": "done",
+            "steps": 1,
+            "tokens": 0,
+            "cost_usd": 0.0,
+            "duration_us": 5,
+            **fields,
+        }
         return e.SessionClosed(session=session, task=task, slot=f"{task}/manual/{session}", **fields)
 
     def proposal(self, action: str, session: str, task: str = "triage", **fields) -> e.ActionProposed:
         fields = {
-            "step": 1, "tool": "write_file", "effect": "idempotent", "digest": "sha256:d", "confidence": 1.0,
-            "payload": {"args": {"path": "a", "text": "b"}}, **fields,
+            "step": 1,
+            "tool": "write_file",
+            "effect": "idempotent",
+            "digest": "sha256:d",
+            "confidence": 1.0,
+            "payload": {"args": {"path": "a", "text": "b"}},
+            **fields,
         }
         return e.ActionProposed(action=action, session=session, task=task, **fields)
 
     def decision(self, action: str, session: str, decided: str = "auto", task: str = "triage") -> e.ActionDecided:
         rules = [{"name": "reports", "file": "policies/a.yaml", "line": 3, "decide": decided}]
         return e.ActionDecided(
-            action=action, session=session, task=task, decision=decided, rules=rules, reason="rule reports", policies="sha256:p"
+            action=action,
+            session=session,
+            task=task,
+            decision=decided,
+            rules=rules,
+            reason="rule reports",
+            policies="sha256:p",
         )
 
     def intent(self, action: str, session: str, task: str = "triage", **fields) -> e.ActionIntended:
         fields = {"tool": "write_file", "effect": "idempotent", "digest": "sha256:d", "attempt": 1, **fields}
         return e.ActionIntended(action=action, session=session, task=task, **fields)
 
-    def outcome(self, action: str, session: str, status: str = "succeeded", task: str = "triage", **fields) -> e.ActionEnded:
+    def outcome(
+        self, action: str, session: str, status: str = "succeeded", task: str = "triage", **fields
+    ) -> e.ActionEnded:
         fields = {"tool": "write_file", "attempt": 1, "duration_us": 7, "payload": {"result": {"bytes": 3}}, **fields}
         return e.ActionEnded(action=action, session=session, task=task, status=status, **fields)
 
-    def question(self, escalation: str, action: str, session: str, task: str = "triage", **fields) -> e.EscalationOpened:
+    def question(
+        self, escalation: str, action: str, session: str, task: str = "triage", **fields
+    ) -> e.EscalationOpened:
         fields = {
-            "digest": "sha256:d", "tool": "write_file", "expires": self.at + 60 * MINUTE, "on_expiry": "deny", "parks": True,
-            "payload": {"question": "Write a?"}, **fields,
+            "digest": "sha256:d",
+            "tool": "write_file",
+            "expires": self.at + 60 * MINUTE,
+            "on_expiry": "deny",
+            "parks": True,
+            "payload": {"question": "Write a?"},
+            **fields,
         }
         return e.EscalationOpened(escalation=escalation, action=action, session=session, task=task, **fields)
 
     def answer(self, escalation: str, answer: str = "approve", task: str = "triage") -> e.EscalationAnswered:
-        return e.EscalationAnswered(escalation=escalation, task=task, answer=answer, uid=1000, via="cli", payload={"note": "fine"})
+        return e.EscalationAnswered(
+            escalation=escalation, task=task, answer=answer, uid=1000, via="cli", payload={"note": "fine"}
+        )
 
     # -- longer ones ----------------------------------------------------------------------------------------------
 
@@ -134,21 +169,57 @@ class Story:
     def live(self, actions: int = 5) -> Ledger:
         """A ledger with a bit of everything, still open."""
         ledger = self.create()
-        ledger.commit(e.DaemonStarted(pid=1, fence=1, version="0", host="h"), e.TaskLoaded(task="triage", digest="sha256:t", schedule='{"every":"15m"}', payload="# task"))
+        ledger.commit(
+            e.DaemonStarted(pid=1, fence=1, version="0", host="h"),
+            e.TaskLoaded(task="triage", digest="sha256:t", schedule='{"every":"15m"}', payload="# task"),
+        )
         session = self.session()
         for _ in range(actions):
             self.act(session)
         ledger.commit(
-            e.ModelRequested(session=session, task="triage", call="C1", model="m", purpose="propose", prompt_tokens=10, completion_cap=5, reserved_tokens=15, reserved_usd=0.01, payload={"messages": ["hi"]})
+            e.ModelRequested(
+                session=session,
+                task="triage",
+                call="C1",
+                model="m",
+                purpose="propose",
+                prompt_tokens=10,
+                completion_cap=5,
+                reserved_tokens=15,
+                reserved_usd=0.01,
+                payload={"messages": ["hi"]},
+            )
         )
         ledger.commit(
-            e.ModelReplied(session=session, task="triage", call="C1", status="replied", charged_tokens=12, charged_usd=0.005, payload={"text": "ho"})
+            e.ModelReplied(
+                session=session,
+                task="triage",
+                call="C1",
+                status="replied",
+                charged_tokens=12,
+                charged_usd=0.005,
+                payload={"text": "ho"},
+            )
         )
         self.ask(session, digest="sha256:other")
         ledger.commit(
-            e.GrantGiven(grant="G1", task="triage", tool="write_file", rule="reports", uid=1000, payload={"pattern": {"path": "a"}}),
+            e.GrantGiven(
+                grant="G1",
+                task="triage",
+                tool="write_file",
+                rule="reports",
+                uid=1000,
+                payload={"pattern": {"path": "a"}},
+            ),
             self.closing(session, status="parked"),
-            e.SlotClosed(slot=f"triage/manual/{session}", task="triage", kind="manual", due=ledger.reader.rows("SELECT due FROM slots")[0][0], outcome="ran", session=session),
+            e.SlotClosed(
+                slot=f"triage/manual/{session}",
+                task="triage",
+                kind="manual",
+                due=ledger.reader.rows("SELECT due FROM slots")[0][0],
+                outcome="ran",
+                session=session,
+            ),
         )
         return ledger
 

@@ -20,16 +20,31 @@ def every(task, text, after, until):
 
 
 def load(story, minutes, task="triage"):
-    story.ledger.commit(e.TaskLoaded(task=task, digest="sha256:t", schedule=None if minutes is None else json.dumps({"every": minutes})))
+    story.ledger.commit(
+        e.TaskLoaded(task=task, digest="sha256:t", schedule=None if minutes is None else json.dumps({"every": minutes}))
+    )
 
 
 def close(story, due, last=None, task="triage", outcome="ran"):
     count = 1 if last is None else (last - due) // (15 * MINUTE) + 1
-    story.ledger.commit(e.SlotClosed(slot=f"{task}/scheduled/{due}", task=task, kind="scheduled", due=due, outcome=outcome, last_due=last, count=count))
+    story.ledger.commit(
+        e.SlotClosed(
+            slot=f"{task}/scheduled/{due}",
+            task=task,
+            kind="scheduled",
+            due=due,
+            outcome=outcome,
+            last_due=last,
+            count=count,
+        )
+    )
 
 
 def gaps(story, since=0, until=None, task=None):
-    return [(finding.kind, finding.detail) for finding in verify_slots(story.ledger.reader, every, since=since, until=until or story.at, task=task)]
+    return [
+        (finding.kind, finding.detail)
+        for finding in verify_slots(story.ledger.reader, every, since=since, until=until or story.at, task=task)
+    ]
 
 
 def firings(story, since, until, minutes=15):
@@ -49,7 +64,9 @@ def test_a_full_account_has_no_gap_and_every_hole_is_named(story):
     for moment in due[30:]:
         if moment != due[35]:
             close(story, moment)
-    assert gaps(story) == [("slot-gap", f"task triage was expected to fire at {due[35]}, and no slot says what became of it")]
+    assert gaps(story) == [
+        ("slot-gap", f"task triage was expected to fire at {due[35]}, and no slot says what became of it")
+    ]
     assert gaps(story, until=due[35] - 1) == []
     assert gaps(story, since=due[35]) == []
     assert len(gaps(story, since=due[20] - 1, until=due[25])) == 0
@@ -64,7 +81,11 @@ def test_a_slot_that_no_schedule_promised_and_a_wrong_count_are_named(story):
     for moment in due[:3]:
         close(story, moment)
     close(story, due[2] + MINUTE)
-    story.ledger.commit(e.SlotClosed(slot="r", task="triage", kind="scheduled", due=due[3], last_due=due[-1], count=len(due), outcome="missed"))
+    story.ledger.commit(
+        e.SlotClosed(
+            slot="r", task="triage", kind="scheduled", due=due[3], last_due=due[-1], count=len(due), outcome="missed"
+        )
+    )
     assert [kind for kind, _ in gaps(story)] == ["slot-unexpected", "slot-count"]
 
 
@@ -81,7 +102,10 @@ def test_each_schedule_rules_from_its_loading_to_the_next(story):
     story.ledger.commit(e.TaskRemoved(task="triage"))
     removed = story.at
     story.at += 500 * MINUTE
-    assert [(reign.since, reign.until) for reign in reigns(story.ledger.reader, story.at)] == [(first, second), (second, removed)]
+    assert [(reign.since, reign.until) for reign in reigns(story.ledger.reader, story.at)] == [
+        (first, second),
+        (second, removed),
+    ]
     expected = firings(story, first, second) + firings(story, second, removed, 60)
     for moment in expected:
         close(story, moment)

@@ -33,7 +33,9 @@ def test_a_backup_verifies_on_its_own(saved, tmp_path):
     directory, report = b.check_backup(tmp_path / "saved.db", tmp_path)
     assert report.ok
     assert report.findings == []
-    assert [file.name for file in tmp_path.glob("saved*")] == ["saved.db", "saved.db.anchor"] or len(list(tmp_path.glob("saved*"))) == 2
+    assert [file.name for file in tmp_path.glob("saved*")] == ["saved.db", "saved.db.anchor"] or len(
+        list(tmp_path.glob("saved*"))
+    ) == 2
     shutil.rmtree(directory)
 
 
@@ -140,4 +142,4 @@ def test_the_log_of_a_replaced_ledger_is_never_applied_to_the_new_one(saved, tmp
     assert saved.verify().ok
     assert (saved.directory / f"{restored.replaced.name}-wal").exists()
     with Ledger.open(saved.path, now=saved.now, fence=99) as ledger:
-        assert not [event for event in ledger.reader.events(types=["alarm.raised"])]
+        assert not list(ledger.reader.events(types=["alarm.raised"]))

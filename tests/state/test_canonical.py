@@ -51,7 +51,9 @@ def test_key_order_does_not_matter(value):
     assert digest(dict(reversed(value.items()))) == digest(value)
 
 
-@pytest.mark.parametrize("number", [1.0, -0.0, 1e15, 1e16, 1e20, 1e21, 1e-4, 9.999e-5, 1e-6, 1e-7, 5e-324, 0.1, 333333333.3333333, -1.5e300])
+@pytest.mark.parametrize(
+    "number", [1.0, -0.0, 1e15, 1e16, 1e20, 1e21, 1e-4, 9.999e-5, 1e-6, 1e-7, 5e-324, 0.1, 333333333.3333333, -1.5e300]
+)
 def test_floats_are_written_as_ecmascript_does(number):
     assert canonical([number]) == rfc8785.dumps([number])
 
@@ -60,7 +62,9 @@ def test_mappings_and_tuples_are_objects_and_arrays():
     assert canonical(MappingProxyType({"b": (1, 2), "a": None})) == b'{"a":null,"b":[1,2]}'
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 2**53, "\ud800", {1: "x"}, {"é": {2: 3}}, b"x", object(), {"é": "\udfff"}])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 2**53, "\ud800", {1: "x"}, {"é": {2: 3}}, b"x", object(), {"é": "\udfff"}]
+)
 def test_what_has_no_canonical_form_is_refused(value):
     with pytest.raises(CannotEncode, match="cannot encode"):
         canonical({"value": value})

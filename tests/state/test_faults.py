@@ -80,7 +80,9 @@ try:
 except LedgerUnwritable:
     print("stays closed", flush=True)
 """
-    output = subprocess.run([sys.executable, "-c", script, story.path], capture_output=True, text=True, check=True).stdout.split("\n")
+    output = subprocess.run(
+        [sys.executable, "-c", script, story.path], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     acknowledged = int(output[0].split()[0])
     assert "No action runs until it can be written" in output[0]
     assert output[1] == "stays closed"
@@ -93,7 +95,9 @@ except LedgerUnwritable:
 def test_an_anchor_that_cannot_be_written_stops_what_comes_after(story):
     ledger = story.create()
     os.close(ledger._anchor._file)
-    ledger._anchor._file = os.open(story.path, os.O_RDONLY)  # a descriptor that refuses writes, as a file system remounted read-only does
+    ledger._anchor._file = os.open(
+        story.path, os.O_RDONLY
+    )  # a descriptor that refuses writes, as a file system remounted read-only does
     (event,) = ledger.commit(AlarmRaised(code="durable"))
     assert event.seq == 2
     with pytest.raises(LedgerUnwritable, match="anchor"):

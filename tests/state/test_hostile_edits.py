@@ -16,7 +16,13 @@ from perdure.state import events as e
 from perdure.state.anchor import anchors
 from perdure.state.verification import verify
 
-TRIGGERS = ("events_are_never_updated", "events_are_never_deleted", "events_come_in_order", "payloads_are_never_updated", "payloads_leave_a_tombstone")
+TRIGGERS = (
+    "events_are_never_updated",
+    "events_are_never_deleted",
+    "events_come_in_order",
+    "payloads_are_never_updated",
+    "payloads_leave_a_tombstone",
+)
 
 
 @contextlib.contextmanager
@@ -36,7 +42,9 @@ def rechain(db, start):
     """Make the hashes fit again from `start` on, as a forger would."""
     prev = db.execute("SELECT hash FROM events WHERE seq < ? ORDER BY seq DESC LIMIT 1", (start,)).fetchone()
     prev = prev[0] if prev else None
-    for seq, at, type_, body, payload_hash in db.execute("SELECT seq, at, type, body, payload_hash FROM events WHERE seq >= ? ORDER BY seq", (start,)).fetchall():
+    for seq, at, type_, body, payload_hash in db.execute(
+        "SELECT seq, at, type, body, payload_hash FROM events WHERE seq >= ? ORDER BY seq", (start,)
+    ).fetchall():
         prev = chain.link(seq, at, type_, body, payload_hash, prev)
         db.execute("UPDATE events SET hash = ? WHERE seq = ?", (prev, seq))
 
@@ -56,8 +64,15 @@ def found(story, **options):
 @pytest.mark.parametrize(
     "change",
     [
-        "at = at + 1", "type = 'alarm.raised'", "body = replace(body, 'write_file', 'read_file')", "hash = 'sha256:0'",
-        "payload_hash = 'sha256:0'", "payload_hash = NULL", "body = body || ' '", "body = '[]'", "body = 'garbage'",
+        "at = at + 1",
+        "type = 'alarm.raised'",
+        "body = replace(body, 'write_file', 'read_file')",
+        "hash = 'sha256:0'",
+        "payload_hash = 'sha256:0'",
+        "payload_hash = NULL",
+        "body = body || ' '",
+        "body = '[]'",
+        "body = 'garbage'",
     ],
 )
 def test_an_edited_event_is_named(told, change):
@@ -94,7 +109,9 @@ def test_deletion_in_the_middle_with_renumbering_is_named(told):
 
 def test_reordered_events_are_told_from_edited_ones(told):
     with tampering(told) as db:
-        db.executescript("UPDATE events SET seq = -1 WHERE seq = 7; UPDATE events SET seq = 7 WHERE seq = 12; UPDATE events SET seq = 12 WHERE seq = -1;")
+        db.executescript(
+            "UPDATE events SET seq = -1 WHERE seq = 7; UPDATE events SET seq = 7 WHERE seq = 12; UPDATE events SET seq = 12 WHERE seq = -1;"
+        )
     assert {(7, "reordered")} <= found(told)
 
 
@@ -153,7 +170,10 @@ def test_appended_events_are_reported_as_not_anchored(told):
     head = told.verify().head
     with tampering(told) as db:
         body = '{"code":"x"}'
-        db.execute("INSERT INTO events VALUES (?, 1, 'alarm.raised', ?, NULL, ?, NULL, NULL, NULL)", (head.seq + 1, body, chain.link(head.seq + 1, 1, "alarm.raised", body, None, head.hash)))
+        db.execute(
+            "INSERT INTO events VALUES (?, 1, 'alarm.raised', ?, NULL, ?, NULL, NULL, NULL)",
+            (head.seq + 1, body, chain.link(head.seq + 1, 1, "alarm.raised", body, None, head.hash)),
+        )
     report = told.verify()
     assert report.ok
     assert [(finding.seq, finding.kind) for finding in report.findings] == [(head.seq + 1, "not-anchored")]
@@ -164,9 +184,11 @@ def test_a_head_kept_elsewhere_convicts_a_forger_who_also_rewrote_the_anchor(tol
     with tampering(told) as db:
         db.execute("UPDATE events SET at = at + 1 WHERE seq = 7")
         rechain(db, 7)
-        lines = [anchored for anchored in anchors(told.directory)]
+        lines = list(anchors(told.directory))
         hashes = dict(db.execute("SELECT seq, hash FROM events"))
-    (told.directory / "anchor").write_bytes(b"".join(type(line)(line.epoch, line.seq, hashes[line.seq], line.at).line() for line in lines))
+    (told.directory / "anchor").write_bytes(
+        b"".join(type(line)(line.epoch, line.seq, hashes[line.seq], line.at).line() for line in lines)
+    )
     assert "replaced" not in told.kinds(parity=False)
     assert "replaced" in told.kinds(parity=False, heads=kept)
 
@@ -211,7 +233,8 @@ def test_a_payload_gone_without_tombstone_is_named(told):
         ("UPDATE actions SET status = 'failed' WHERE action = (SELECT MIN(action) FROM actions)", "actions"),
         ("UPDATE escalations SET state = 'approved', valid_until = 9e15", "escalations"),
         ("INSERT INTO grants VALUES ('G9', 'triage', 't', 'r', 0, 0, NULL, NULL, 1)", "grants"),
-        ("DELETE FROM slots", "slots"), ("UPDATE reliability SET succeeded = 99", "reliability"),
+        ("DELETE FROM slots", "slots"),
+        ("UPDATE reliability SET succeeded = 99", "reliability"),
         ("INSERT INTO erasures VALUES (3, 'x', NULL, 4, 5)", "erasures"),
     ],
 )
@@ -228,7 +251,10 @@ def test_an_event_that_could_never_have_been_written_is_named(told):
     head = told.verify().head
     body = '{"action":"A2","attempt":1,"digest":"sha256:d","effect":"idempotent","session":"S1","task":"triage","tool":"write_file"}'
     with tampering(told) as db:
-        db.execute("INSERT INTO events VALUES (?, 1, 'action.intended', ?, NULL, ?, 'S1', 'triage', 'A2')", (head.seq + 1, body, chain.link(head.seq + 1, 1, "action.intended", body, None, head.hash)))
+        db.execute(
+            "INSERT INTO events VALUES (?, 1, 'action.intended', ?, NULL, ?, 'S1', 'triage', 'A2')",
+            (head.seq + 1, body, chain.link(head.seq + 1, 1, "action.intended", body, None, head.hash)),
+        )
     assert (head.seq + 1, "impossible") in found(told)
 
 
@@ -240,7 +266,9 @@ def test_a_dropped_defence_is_named(told, name):
         if kind == "TRIGGER":
             db.execute("CREATE TRIGGER mine AFTER INSERT ON events BEGIN DELETE FROM pauses; END")
     details = {finding.detail for finding in told.verify().findings if finding.kind == "schema-changed"}
-    assert details == ({f"trigger {name} is missing", "trigger mine was added"} if kind == "TRIGGER" else {f"index {name} is missing"})
+    assert details == (
+        {f"trigger {name} is missing", "trigger mine was added"} if kind == "TRIGGER" else {f"index {name} is missing"}
+    )
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -257,7 +285,10 @@ def test_no_flipped_byte_of_the_truth_goes_unnoticed(tmp_path_factory, new_story
         shutil.copy(source.directory / name, told.directory / name)
     with tampering(told) as db:
         table = data.draw(st.sampled_from(["events", "payloads"]))
-        columns = {"events": ["at", "type", "body", "payload_hash", "hash", "session", "task", "action"], "payloads": ["encoding", "salt", "data"]}[table]
+        columns = {
+            "events": ["at", "type", "body", "payload_hash", "hash", "session", "task", "action"],
+            "payloads": ["encoding", "salt", "data"],
+        }[table]
         column = data.draw(st.sampled_from(columns))
         seqs = [seq for (seq,) in db.execute(f"SELECT seq FROM {table} WHERE {column} IS NOT NULL ORDER BY seq")]
         seq = data.draw(st.sampled_from(seqs))
@@ -266,7 +297,9 @@ def test_no_flipped_byte_of_the_truth_goes_unnoticed(tmp_path_factory, new_story
             changed = value ^ (1 << data.draw(st.integers(0, 50)))
         else:
             raw = bytearray(value if isinstance(value, bytes) else value.encode())
-            raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 127)) if isinstance(value, bytes) else 1
+            raw[data.draw(st.integers(0, len(raw) - 1))] ^= (
+                data.draw(st.integers(1, 127)) if isinstance(value, bytes) else 1
+            )
             changed = bytes(raw) if isinstance(value, bytes) else raw.decode()
         db.execute(f"UPDATE {table} SET {column} = ? WHERE seq = ?", (changed, seq))
     report = verify(told.directory)

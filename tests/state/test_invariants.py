@@ -82,7 +82,11 @@ def test_one_attempt_at_a_time_and_one_outcome_each(story, open_session):
 @pytest.mark.parametrize("effect", ["read", "idempotent", "probeable", "once"])
 def test_an_unknown_attempt_is_repeated_only_where_that_is_safe(story, open_session, effect):
     ledger = story.ledger
-    ledger.commit(story.proposal("A", open_session, effect=effect), story.decision("A", open_session), story.intent("A", open_session, effect=effect))
+    ledger.commit(
+        story.proposal("A", open_session, effect=effect),
+        story.decision("A", open_session),
+        story.intent("A", open_session, effect=effect),
+    )
     ledger.commit(story.outcome("A", open_session, "unknown"))
     assert [action.action for action in p.unknown_actions(ledger.reader)] == ["A"]
     if effect == "once":
@@ -289,8 +293,20 @@ def test_a_range_of_missed_firings_is_one_slot_and_overlaps_none(story):
 
 def test_a_model_call_is_reserved_and_settled_once(story, open_session):
     ledger = story.ledger
-    ask = e.ModelRequested(session=open_session, task="triage", call="C", model="m", purpose="propose", prompt_tokens=9, completion_cap=1, reserved_tokens=10, reserved_usd=0.25)
-    reply = e.ModelReplied(session=open_session, task="triage", call="C", status="replied", charged_tokens=4, charged_usd=0.125)
+    ask = e.ModelRequested(
+        session=open_session,
+        task="triage",
+        call="C",
+        model="m",
+        purpose="propose",
+        prompt_tokens=9,
+        completion_cap=1,
+        reserved_tokens=10,
+        reserved_usd=0.25,
+    )
+    reply = e.ModelReplied(
+        session=open_session, task="triage", call="C", status="replied", charged_tokens=4, charged_usd=0.125
+    )
     with refused(ledger, "call-settled"):
         ledger.commit(reply)
     ledger.commit(ask)
@@ -349,7 +365,13 @@ def test_ids_are_found_by_either_end(story, open_session):
     story.ledger.commit(story.proposal("01ABCDEF", open_session), story.proposal("01ABXYEF", open_session))
     reader = story.ledger.reader
     assert p.resolve(reader, "action", "01abc") == p.resolve(reader, "action", "cdef") == "01ABCDEF"
-    for text, hint in (("01AB", "several fit"), ("nothing", "no id"), ("", "no id"), ("%", "no id"), ("01AB____", "no id")):
+    for text, hint in (
+        ("01AB", "several fit"),
+        ("nothing", "no id"),
+        ("", "no id"),
+        ("%", "no id"),
+        ("01AB____", "no id"),
+    ):
         with pytest.raises(PerdureError, match=hint):
             p.resolve(reader, "action", text)
 
@@ -401,7 +423,13 @@ class Journal(RuleBasedStateMachine):
     def close_session(self, session):
         self.attempt(self.story.closing(session))
 
-    @rule(action=actions, session=sessions, digest=digests, effect=effects, decided=st.sampled_from(["auto", "escalate", "deny", None]))
+    @rule(
+        action=actions,
+        session=sessions,
+        digest=digests,
+        effect=effects,
+        decided=st.sampled_from(["auto", "escalate", "deny", None]),
+    )
     def propose(self, action, session, digest, effect, decided):
         self.attempt(
             self.story.proposal(action, session, digest=digest, effect=effect),
@@ -412,17 +440,42 @@ class Journal(RuleBasedStateMachine):
     def decide(self, action, session, decided):
         self.attempt(self.story.decision(action, session, decided))
 
-    @rule(action=actions, session=sessions, digest=digests, effect=effects, attempt=st.integers(1, 3), approval=st.none() | questions)
+    @rule(
+        action=actions,
+        session=sessions,
+        digest=digests,
+        effect=effects,
+        attempt=st.integers(1, 3),
+        approval=st.none() | questions,
+    )
     def intend(self, action, session, digest, effect, attempt, approval):
-        self.attempt(self.story.intent(action, session, digest=digest, effect=effect, attempt=attempt, approval=approval))
+        self.attempt(
+            self.story.intent(action, session, digest=digest, effect=effect, attempt=attempt, approval=approval)
+        )
 
-    @rule(action=actions, session=sessions, attempt=st.integers(1, 3), status=st.sampled_from(["succeeded", "failed", "unknown"]), settles=st.sampled_from([None, True]))
+    @rule(
+        action=actions,
+        session=sessions,
+        attempt=st.integers(1, 3),
+        status=st.sampled_from(["succeeded", "failed", "unknown"]),
+        settles=st.sampled_from([None, True]),
+    )
     def end(self, action, session, attempt, status, settles):
         self.attempt(self.story.outcome(action, session, status, attempt=attempt, settles=settles))
 
-    @rule(action=actions, session=sessions, question=questions, digest=digests, on_expiry=st.sampled_from(["deny", "approve"]))
+    @rule(
+        action=actions,
+        session=sessions,
+        question=questions,
+        digest=digests,
+        on_expiry=st.sampled_from(["deny", "approve"]),
+    )
     def ask(self, action, session, question, digest, on_expiry):
-        self.attempt(self.story.question(question, action, session, digest=digest, on_expiry=on_expiry, expires=self.story.at + 10 * MINUTE))
+        self.attempt(
+            self.story.question(
+                question, action, session, digest=digest, on_expiry=on_expiry, expires=self.story.at + 10 * MINUTE
+            )
+        )
 
     @rule(question=questions, action=actions, session=sessions)
     def join(self, question, action, session):
@@ -501,7 +554,9 @@ def check(events: list[e.Event]) -> None:
             case "escalation.opened":
                 for other in questions.values():
                     if other.body["digest"] == body["digest"]:
-                        assert other.body["escalation"] in approved_until or other.body["escalation"] in denied, "asked twice"
+                        assert other.body["escalation"] in approved_until or other.body["escalation"] in denied, (
+                            "asked twice"
+                        )
                 questions[body["escalation"]] = event
             case "escalation.answered":
                 question = questions[body["escalation"]]
@@ -512,7 +567,11 @@ def check(events: list[e.Event]) -> None:
                     approved_until[body["escalation"]] = question.body["expires"]
                 else:
                     denied.add(body["escalation"])
-                    if question.body["action"] not in open_attempt and question.body["action"] not in last_status and decision[question.body["action"]] == "escalate":
+                    if (
+                        question.body["action"] not in open_attempt
+                        and question.body["action"] not in last_status
+                        and decision[question.body["action"]] == "escalate"
+                    ):
                         denied.add(question.body["action"])
             case "escalation.expired":
                 question = questions[body["escalation"]]
@@ -538,7 +597,9 @@ def test_no_order_of_events_gets_around_the_rules(new_story):
 
     run_state_machine_as_test(
         Journal,
-        settings=settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
     )
 
 

@@ -46,12 +46,16 @@ def test_events_come_back_as_written_by_what_they_concern(story):
         assert reader.head() == head
         for field in ("session", "task", "action"):
             value = next(event.body[field] for event in events if field in event.body)
-            assert list(reader.events(**{field: value})) == [event for event in events if event.body.get(field) == value]
+            assert list(reader.events(**{field: value})) == [
+                event for event in events if event.body.get(field) == value
+            ]
         assert list(reader.events(newest_first=True)) == events[::-1]
         assert list(reader.events(newest_first=True, limit=3)) == events[-3:][::-1]
         assert list(reader.events(after=4, until=9)) == events[4:9]
         assert [event.type for event in reader.events(types=["action.ended"], limit=2)] == ["action.ended"] * 2
-        assert list(reader.events(session="S1", task="triage", action="A2")) == [event for event in events if event.body.get("action") == "A2"]
+        assert list(reader.events(session="S1", task="triage", action="A2")) == [
+            event for event in events if event.body.get("action") == "A2"
+        ]
 
 
 def test_pages_join_without_seam(story):
@@ -61,7 +65,9 @@ def test_pages_join_without_seam(story):
     assert [event.seq for event in ledger.reader.events()] == list(range(1, 1202))
     assert [event.seq for event in ledger.reader.events(limit=750)] == list(range(1, 751))
     assert [event.seq for event in ledger.reader.events(newest_first=True, limit=600)] == list(range(1201, 601, -1))
-    assert [event.seq for event in ledger.reader.events(after=100, until=1100, newest_first=True)] == list(range(1100, 100, -1))
+    assert [event.seq for event in ledger.reader.events(after=100, until=1100, newest_first=True)] == list(
+        range(1100, 100, -1)
+    )
 
 
 def test_the_chain_covers_number_time_type_body_payload_and_predecessor(story):
@@ -73,9 +79,12 @@ def test_the_chain_covers_number_time_type_body_payload_and_predecessor(story):
     assert chain.link(seq, at, type_, body, payload_hash, prev) == hash_
     changed = json.dumps({**json.loads(body), "task": "other"}, separators=(",", ":"), sort_keys=True)
     for other in (
-        (seq + 1, at, type_, body, payload_hash, prev), (seq, at + 1, type_, body, payload_hash, prev),
-        (seq, at, "x", body, payload_hash, prev), (seq, at, type_, changed, payload_hash, prev),
-        (seq, at, type_, body, None, prev), (seq, at, type_, body, payload_hash, None),
+        (seq + 1, at, type_, body, payload_hash, prev),
+        (seq, at + 1, type_, body, payload_hash, prev),
+        (seq, at, "x", body, payload_hash, prev),
+        (seq, at, type_, changed, payload_hash, prev),
+        (seq, at, type_, body, None, prev),
+        (seq, at, type_, body, payload_hash, None),
     ):
         assert chain.link(*other) != hash_
 
@@ -83,10 +92,13 @@ def test_the_chain_covers_number_time_type_body_payload_and_predecessor(story):
 @pytest.mark.parametrize(
     "sql",
     [
-        "UPDATE events SET body = '{}' WHERE seq = 2", "DELETE FROM events WHERE seq = 2", "DELETE FROM events",
+        "UPDATE events SET body = '{}' WHERE seq = 2",
+        "DELETE FROM events WHERE seq = 2",
+        "DELETE FROM events",
         "INSERT OR REPLACE INTO events VALUES (2, 0, 'x', '{}', NULL, 'h', NULL, NULL, NULL)",
         "INSERT INTO events VALUES (9999, 0, 'x', '{}', NULL, 'h', NULL, NULL, NULL)",
-        "UPDATE payloads SET data = x'00'", "DELETE FROM payloads",
+        "UPDATE payloads SET data = x'00'",
+        "DELETE FROM payloads",
     ],
 )
 def test_the_database_itself_refuses_changes_of_the_past(story, sql):
@@ -189,7 +201,9 @@ def test_secrets_are_redacted_at_the_door(story):
     session = story.session(payload="login with hunter2")
     action = story.new("A")
     ledger.commit(story.proposal(action, session), story.decision(action, session), story.intent(action, session))
-    ledger.commit(story.outcome(action, session, "failed", error="denied for hunter2", payload={"result": ["hunter2", 1]}))
+    ledger.commit(
+        story.outcome(action, session, "failed", error="denied for hunter2", payload={"result": ["hunter2", 1]})
+    )
     story.close()
     for file in story.directory.iterdir():
         assert b"hunter2" not in file.read_bytes()

@@ -50,10 +50,14 @@ def spoil(path, how):
 @pytest.mark.parametrize(
     ("how", "cause", "hint"),
     [
-        ("empty", "empty", "perdure restore FILE"), ("header", "truncated to 60 bytes", "perdure restore FILE"),
-        ("half", "truncated: ", "perdure restore FILE"), ("text", "not a SQLite file", "perdure restore FILE"),
-        ("other program", "another program", "perdure restore FILE"), ("newer", "schema 99", "pip install -U perdure"),
-        ("no tables", "tables of events are gone", "perdure restore FILE"), ("noise", "corrupt", "perdure restore FILE"),
+        ("empty", "empty", "perdure restore FILE"),
+        ("header", "truncated to 60 bytes", "perdure restore FILE"),
+        ("half", "truncated: ", "perdure restore FILE"),
+        ("text", "not a SQLite file", "perdure restore FILE"),
+        ("other program", "another program", "perdure restore FILE"),
+        ("newer", "schema 99", "pip install -U perdure"),
+        ("no tables", "tables of events are gone", "perdure restore FILE"),
+        ("noise", "corrupt", "perdure restore FILE"),
         ("gone", "its anchor is there", "perdure restore FILE"),
     ],
 )

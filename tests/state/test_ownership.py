@@ -21,7 +21,9 @@ DRIVER = Path(__file__).parent / "drivers" / "owner.py"
 
 @contextlib.contextmanager
 def owning_process(directory, *options):
-    process = subprocess.Popen([sys.executable, DRIVER, directory, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, DRIVER, directory, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         fence, child = map(int, process.stdout.readline().split())
         yield process, fence, child

@@ -76,13 +76,28 @@ def test_model_traffic_expires_and_nothing_else(story):
     ledger = story.live()
     boundary = story.now()
     session = story.session("late")
-    ledger.commit(e.ModelRequested(session=session, task="late", call="C2", model="m", purpose="propose", prompt_tokens=1, completion_cap=1, reserved_tokens=2, reserved_usd=0.0, payload="young"))
+    ledger.commit(
+        e.ModelRequested(
+            session=session,
+            task="late",
+            call="C2",
+            model="m",
+            purpose="propose",
+            prompt_tokens=1,
+            completion_cap=1,
+            reserved_tokens=2,
+            reserved_usd=0.0,
+            payload="young",
+        )
+    )
     payloads = ledger.reader.rows("SELECT COUNT(*) FROM payloads")[0][0]
     assert expire_payloads(ledger, boundary) == 2
     assert expire_payloads(ledger, boundary) == 0
     assert ledger.reader.rows("SELECT COUNT(*) FROM payloads")[0][0] == payloads - 2
     assert expire_payloads(ledger, story.now()) == 0  # the young call is still open
-    ledger.commit(e.ModelReplied(session=session, task="late", call="C2", status="crashed", charged_tokens=2, charged_usd=0.0))
+    ledger.commit(
+        e.ModelReplied(session=session, task="late", call="C2", status="crashed", charged_tokens=2, charged_usd=0.0)
+    )
     assert expire_payloads(ledger, story.now()) == 1
     story.close()
     assert story.verify().ok
