@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FACTOR_MARGIN = 1.02  # a factor learned from a count that was higher than ours goes this much beyond it
 FACTOR_MAX = 8.0
-RECALLED_SECTIONS = ("instruction", "constraints", "policies", "open", "slot")  # pinned text, which nobody recalled
+# pinned by the session loop; every other section of a context comes from memory (story, facts, recalled)
+PINNED_SECTIONS = ("instruction", "constraints", "policies", "open", "slot")
 
 
 class ModelPlanner:
@@ -188,7 +189,7 @@ def _shown(task: Task, view: View) -> provenance.Shown:
     trusted = {spec.name for spec in view.tools if spec.trusted}
     return provenance.Shown(
         instruction=task.instruction,
-        recalled=[section.text for section in view.context.sections if section.name not in RECALLED_SECTIONS],
+        recalled=[section.text for section in view.context.sections if section.name not in PINNED_SECTIONS],
         outputs=[
             (taken.proposal.tool, text)
             for taken in view.taken
