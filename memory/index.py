@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from perdure.errors import PerdureError
-from perdure.memory.embedding import DIMENSIONS, MODEL_ID, Vectors
+from perdure.memory.embedding import DIMENSIONS, MODEL_ID, EmbeddingUnavailable, Vectors
 from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
 from perdure.memory.store import Store
 
@@ -32,6 +32,7 @@ QUERY_SECONDS_MAX = 2.0
 DEATHS_MAX = 5  # in DEATHS_WITHIN_US; then the index rests for as long, and memory searches exactly
 DEATHS_WITHIN_US = 600_000_000
 DISCARDS_MAX = 4  # stores thrown away within DEATHS_WITHIN_US; then it waits for the next session to try again
+RETRIES = 3  # after failures in a row; then it waits for the next session
 SAMPLE = 64  # vectors compared one by one in a health check
 CHURN_MIN = 2_000  # deleted vectors that a store carries before it is worth building anew
 
@@ -76,7 +77,9 @@ class VectorIndex:
         self._idle_seconds = idle_seconds
         self._spawning = threading.Lock()
         self._changed = threading.Condition()
-        self._asked = False
+        self._asked = 0  # how often it was asked, and up to which of these it has done
+        self._done = 0
+        self._failures = 0  # in a row
         self._closing = False
         self._child: IndexChild | None = None
         self._opened_by: int | None = None  # pid of the child that has the current generation open
@@ -96,15 +99,19 @@ class VectorIndex:
         """The texts' vectors, or None when that is not to be had in time; search then goes by words alone."""
         if not texts:
             return np.zeros((0, DIMENSIONS), dtype=np.float32)
-        try:
-            child = self._running()
-            _, data = child.ask("embed", texts=list(texts), urgent=urgent, seconds_max=seconds_max)
-        except ChildFailed as error:
-            self._note_embedding(error.cause)
-            return None
+        data = b""
+        for last in (False, True):  # a child that has just died is started again, once
+            child = None
+            try:
+                child = self._running()
+                _, data = child.ask("embed", texts=list(texts), urgent=urgent, seconds_max=seconds_max)
+                break
+            except ChildFailed as error:
+                if last or child is None or not child.dead:
+                    self._note_embedding(error)
+                    return None
         vectors = np.frombuffer(data, dtype="<f4")
         if vectors.size != len(texts) * DIMENSIONS or not np.isfinite(vectors).all():
-            self._note_embedding("the embedding model answered with something else than vectors")
             return None
         return vectors.reshape(len(texts), DIMENSIONS)
 
@@ -132,15 +139,13 @@ class VectorIndex:
     def poke(self) -> None:
         """There may be something new to index; returns at once."""
         with self._changed:
-            self._asked = True
+            self._asked += 1
             self._changed.notify_all()
 
     def wait(self, seconds_max: float) -> bool:
         """Until everything asked so far is indexed; for tests and benchmarks. False when the time is over."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._asked and self.status.state in {"ready", "failed", "idle"}, seconds_max
-            )
+            return self._changed.wait_for(lambda: self._done == self._asked, seconds_max)
 
     def close(self) -> None:
         """End the thread and the child."""
@@ -190,23 +195,25 @@ class VectorIndex:
                 f"the index process died {self.status.deaths} times; see {self._directory.with_suffix('.log')}",
             )
 
-    def _note_embedding(self, reason: str) -> None:
-        if self.embedding_failure is None and not self._closing and "EmbeddingUnavailable" in reason:
-            self._alarm("memory-words-only", f"memory searches by words alone: {reason}")
-            self.embedding_failure = reason
+    def _note_embedding(self, error: ChildFailed) -> None:
+        """A model that is missing or wrong stays so until somebody mends it: say it once, ask no more."""
+        if self.embedding_failure is None and error.kind == EmbeddingUnavailable.__name__:
+            self.embedding_failure = error.cause
+            self._alarm("memory-words-only", f"memory searches by words alone: {error.cause}")
 
     # -- keeping in step ------------------------------------------------------------------------------------------------
 
     def _keep_in_step(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._asked or self._closing)
+                self._changed.wait_for(lambda: self._asked > self._done or self._closing)
                 if self._closing:
                     return
-                self._asked = False
+                asked = self._asked
             try:
                 self._embed_backlog()
                 self._step()
+                self._failures = 0
                 self._set_state("ready")
             except ChildFailed as error:
                 self._fail(error.cause)
@@ -215,6 +222,9 @@ class VectorIndex:
             except RuntimeError:  # the store's thread is gone: memory is closing
                 if not self._closing:
                     raise
+            with self._changed:
+                self._done = asked
+                self._changed.notify_all()
 
     def _fail(self, cause: str) -> None:
         """The child died or refused. If it was at work on the store, the store is to blame: the next one builds a new one."""
@@ -224,6 +234,9 @@ class VectorIndex:
             self._discard(cause)
             return
         self._set_state("failed", cause)
+        self._failures += 1
+        if self._failures <= RETRIES:
+            self.poke()
 
     def _discard(self, cause: str) -> None:
         self._discarded = [at for at in self._discarded if at > self._now() - DEATHS_WITHIN_US] + [self._now()]

@@ -32,7 +32,12 @@ IDLE_SECONDS = 120.0
 
 
 class ChildFailed(PerdureError):
-    """The child refused, died, or did not answer in time; what it was asked can be asked again."""
+    """The child refused, died, or did not answer in time; what it was asked can be asked again. `kind` names the child's
+    own exception, where it raised one."""
+
+    def __init__(self, operation: str, object: str, cause: str, hint: str, kind: str = "") -> None:
+        super().__init__(operation, object, cause, hint)
+        self.kind = kind
 
 
 class IndexChild:
@@ -71,6 +76,7 @@ class IndexChild:
                 send(cast("BinaryIO", self._process.stdin), {"id": number, "do": do, **details}, blob)
             except OSError as error:
                 self._waiting.pop(number, None)
+                self.dead = True
                 raise _failed(do, f"the index process is gone ({error.strerror})") from error
         try:
             header, data = answer.result(seconds_max)
@@ -78,7 +84,7 @@ class IndexChild:
             self._waiting.pop(number, None)
             raise _failed(do, f"the index process did not answer within {seconds_max:g} s") from error
         if not header["ok"]:
-            raise _failed(do, str(header["error"]))
+            raise _failed(do, str(header["error"]), str(header.get("kind", "")))
         return header, data
 
     @property
@@ -118,5 +124,5 @@ class IndexChild:
             future.set_exception(_failed("ask", "the index process died"))
 
 
-def _failed(do: str, cause: str) -> ChildFailed:
-    return ChildFailed(do, "the vector index", cause, "Memory searches exactly in SQLite meanwhile and starts it again")
+def _failed(do: str, cause: str, kind: str = "") -> ChildFailed:
+    return ChildFailed(do, "the vector index", cause, "Memory searches exactly in SQLite meanwhile", kind)

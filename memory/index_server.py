@@ -36,16 +36,26 @@ class Server:
         self._embedding: queue.PriorityQueue[tuple[int, int, Message]] = queue.PriorityQueue()
         self._indexing: queue.PriorityQueue[tuple[int, int, Message]] = queue.PriorityQueue()
         self.last_message = threading.Event()
+        self._unanswered = 1  # getting ready
+        self._counting = threading.Lock()
 
     def serve(self) -> None:
         """Read messages until the input ends."""
+        # Imported before there is a second thread: two threads that import parts of numpy at once get half of it.
+        import onnxruntime  # noqa: F401
+        import tokenizers  # noqa: F401
+
+        import perdure.memory.embedding  # noqa: F401
         from perdure.memory.frames import receive
 
         for name, lane, do in (("embed", self._embedding, self._embed()), ("index", self._indexing, self._index())):
             threading.Thread(target=self._work, args=(lane, do), name=name, daemon=True).start()
         order = 0
+        self.last_message.set()
+        self._count(-1)
         while (message := receive(self._incoming)) is not None:
             self.last_message.set()
+            self._count(1)
             order += 1
             lane = self._embedding if message[0]["do"] == "embed" else self._indexing
             lane.put((URGENT if message[0].get("urgent") else LATER, order, message))
@@ -61,10 +71,22 @@ class Server:
                 answer, data = do(header, blob)
                 answer["ok"] = True
             except Exception as error:  # noqa: BLE001  whatever Chroma or onnxruntime raises goes back as words
-                answer, data = {"ok": False, "error": f"{type(error).__name__}: {error}"[:2_000]}, b""
-            self.last_message.set()
+                kind = type(error).__name__
+                answer, data = {"ok": False, "kind": kind, "error": f"{kind}: {error}"[:2_000]}, b""
             with self._sending:
                 send(self._outgoing, {**answer, "id": header["id"]}, data)
+            self.last_message.set()
+            self._count(-1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something asked is not answered yet."""
+        with self._counting:
+            return self._unanswered > 0
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._unanswered += change
 
     @staticmethod
     def _embed() -> Callable[[dict[str, Any], bytes], Message]:
@@ -160,14 +182,16 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)
     server = Server(os.fdopen(os.dup(0), "rb"), outgoing)
     threading.Thread(target=_end_after, args=(server.serve,), name="messages", daemon=True).start()
-    while server.last_message.wait(idle_seconds):
+    while server.last_message.wait(idle_seconds) or server.busy:
         server.last_message.clear()
     return 0
 
 
 def _end_after(serve: Callable[[], None]) -> None:
-    serve()
-    os._exit(0)  # the daemon is gone or wants us gone; Chroma's and onnxruntime's threads are not worth waiting for
+    try:
+        serve()
+    finally:
+        os._exit(0)  # the daemon is gone or wants us gone; Chroma's and onnxruntime's threads are not worth waiting for
 
 
 if __name__ == "__main__":

@@ -155,6 +155,11 @@ def request(query="what happened", *, budget=4_000, pinned=None, scope="triage",
 
 
 @pytest.fixture
+def ask():
+    return request
+
+
+@pytest.fixture
 def past(tmp_path):
     past = Past(tmp_path / "state")
     yield past
