@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from typing import TYPE_CHECKING
+
 from perdure.policies.conditions import Condition, Vocabulary
 from perdure.policies.matching import Binder, Check, Question, Verdict, value_fits
 from perdure.policies.model import (
@@ -23,6 +25,9 @@ from perdure.policies.model import (
 )
 from perdure.policies.patterns import lexical, name_glob, text_glob
 from perdure.policies.rules import Equals, Glob, OneOf, PolicyFile, Rule
+
+if TYPE_CHECKING:
+    from perdure.policies.explaining import Explanation
 
 EXPIRES_SECONDS = 86_400
 
@@ -160,6 +165,12 @@ class PolicySet:
             shadow=imagined if imagined != decision.decision else None,
             shadow_rules=tuple(shadow.hits) + tuple(hit for hit, _ in shadow.errors),
         )
+
+    def explain(self, action: ProposedAction, facts: Facts, grants: Sequence[Grant] = ()) -> Explanation:
+        """The decision, and of every rule whether it matched and why not."""
+        from perdure.policies.explaining import explain
+
+        return explain(self, action, facts, grants=grants)
 
     def _compose(self, counted: _Counted, question: Question, grants: Sequence[Grant], unmet: Sequence[str]) -> Decision:
         hits = counted.hits

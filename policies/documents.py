@@ -20,7 +20,7 @@ NODES_MAX = 200_000
 DEPTH_MAX = 32
 PROBLEMS_MAX = 100  # more would only hide the first ones
 
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18})(?:[eE][-+]?[0-9]{1,3})?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

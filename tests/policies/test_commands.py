@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -133,19 +134,21 @@ def test_what_bash_really_runs_was_seen_or_called_unknown(tmp_path_factory, piec
     if "\0" in script:
         return
     directory = _stubs(tmp_path_factory)
-    log = directory / "ran"
-    log.write_text("")
-    subprocess.run(
+    log = directory / f"ran-{next(_NUMBERS)}"
+    log.touch()
+    subprocess.run(  # reading standard error to its end waits for what the script left in the background
         [shutil.which("bash") or "bash", "-c", script], cwd=directory / "empty", env={"PATH": str(directory / "bin"), "RAN": str(log)},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=20, check=False,
     )  # fmt: skip
     ran = set(log.read_text().split())
+    log.unlink()
     found = analyse(None, script, "/w")
     if not found.unknown:
         assert ran <= {run.program for run in found.programs}, (script, ran, found)
 
 
 _DIRECTORY = []
+_NUMBERS = itertools.count()
 
 
 def _stubs(tmp_path_factory):
