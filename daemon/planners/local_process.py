@@ -5,6 +5,7 @@ A child of its own because a model file can crash the library that loads it."""
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import subprocess
 import sys
@@ -31,6 +32,9 @@ def stop() -> None:
         while _running:
             _, (process, _url) = _running.popitem()
             _end(process)
+
+
+atexit.register(stop)  # a killed process needs none: the child ends when its standard input closes
 
 
 def _endpoint(file: Path, context_tokens: int) -> str:
