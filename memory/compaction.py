@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from perdure.errors import PerdureError
 from perdure.memory.extraction import Change, Erased, Events, Extraction, Forgotten, SessionEnded, Unpinned
+from perdure.memory.rows import Level
 from perdure.memory.store import Claim, Pin, Receipt, Record, Store
-from perdure.memory.summaries import PERIODS, Extractive, Level, Summariser, period, period_summary, session_summary
+from perdure.memory.summaries import PERIODS, Extractive, Summariser, period, period_summary, session_summary
 
 EVENTS_AT_ONCE = 5_000  # events of one transaction: a rebuild that is killed goes on from the last one
 
@@ -121,7 +122,7 @@ class Compaction:
                 session = summary.id.removeprefix("session/")
                 self._summarise_session(session, summary.task, summary.end)
             else:
-                self._summarise_period(summary.task, summary.level, summary.start, summary.end)  # type: ignore[arg-type]
+                self._summarise_period(summary.task, summary.level, summary.start, summary.end)
 
     # -- summaries ----------------------------------------------------------------------------------------------------
 

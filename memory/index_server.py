@@ -42,10 +42,10 @@ class Server:
     def serve(self) -> None:
         """Read messages until the input ends."""
         # Imported before there is a second thread: two threads that import parts of numpy at once get half of it.
-        import onnxruntime  # noqa: F401
-        import tokenizers  # noqa: F401
+        import onnxruntime  # noqa: F401  as said
+        import tokenizers  # noqa: F401  as said
 
-        import perdure.memory.embedding  # noqa: F401
+        import perdure.memory.embedding  # noqa: F401  as said
         from perdure.memory.frames import receive
 
         for name, lane, do in (("embed", self._embedding, self._embed()), ("index", self._indexing, self._index())):

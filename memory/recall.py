@@ -97,7 +97,8 @@ class ExactVectors:
 
     def drop(self) -> None:
         """Give the memory back: the index serves again, or records were removed."""
-        self.__init__()  # type: ignore[misc]
+        self._scope, self._ids, self._place = None, [], 0
+        self._matrix = np.zeros((0, 0), dtype=np.float32)
 
 
 def search(

@@ -8,95 +8,20 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
 from perdure.errors import PerdureError
 from perdure.memory.embedding import DIMENSIONS, Vectors
+from perdure.memory.rows import WORKSPACE, Claim, Pin, Receipt, Record, Speaker, Summary, fact_key
 from perdure.memory.schema import CONTENT_VERSION, TOKENIZER, migrate, scope_word
 
-Speaker: TypeAlias = Literal["person", "agent", "tool", "perdure"]
+__all__ = ["WORKSPACE", "Claim", "MemoryDamaged", "Pin", "Receipt", "Record", "Speaker", "Store", "Summary", "fact_key"]
 
-WORKSPACE = "workspace"  # the scope that reads what every task remembers
 ROWS_AT_ONCE = 500  # below SQLite's limit of variables in one statement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One thing that happened, as memory tells it. `sources` are the ledger events it was made from, `untrusted` says that
-    a tool's words are in it. `task` None: it concerns every task."""
-
-    id: str
-    seq: int
-    at: int
-    task: str | None
-    session: str | None
-    kind: str
-    speaker: Speaker
-    untrusted: bool
-    text: str
-    tokens: int
-    sources: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """Somebody said that `attribute` of `subject` is `value`, in ledger event `seq`."""
-
-    seq: int
-    at: int
-    task: str | None
-    subject: str
-    attribute: str
-    value: str
-    speaker: Speaker
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """A person's standing instruction, from ledger event `seq`."""
-
-    pin: str
-    seq: int
-    at: int
-    task: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What happened in one closed period (`start` to `end`, microseconds UTC), made from the raw records `covers`."""
-
-    id: str
-    task: str
-    level: str
-    start: int
-    end: int
-    text: str
-    tokens: int
-    covers: tuple[str, ...]
-    untrusted: bool
-    made_by: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """One compaction: ledger events after `after` up to `until`. `written` once the ledger holds it."""
-
-    task: str
-    session: str | None
-    after: int
-    until: int
-    events: int
-    records: int
-    facts: int
-    summaries: int
-    tokens_before: int
-    tokens_after: int
-    duration_us: int
 
 
 class MemoryDamaged(PerdureError):
@@ -109,6 +34,10 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
+        connection.execute(f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.query USING fts5(text, tokenize='{TOKENIZER}')")
+        connection.execute(
+            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.query_words USING fts5vocab('temp', 'query', 'instance')"
+        )
         self.vectors_version = 0  # changes whenever vectors were removed: caches of them are then stale
 
     @classmethod
@@ -126,8 +55,6 @@ class Store:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("the integrity check failed")
             migrate(connection, path)
-            connection.execute(f"CREATE VIRTUAL TABLE temp.query USING fts5(text, tokenize='{TOKENIZER}')")
-            connection.execute("CREATE VIRTUAL TABLE temp.query_words USING fts5vocab('temp', 'query', 'instance')")
             store = cls(connection, path)
             with store.transaction():
                 if store.setting("identity") not in {None, identity}:
@@ -144,6 +71,18 @@ class Store:
             connection.close()
             raise
         return store
+
+    @classmethod
+    def open_to_read(cls, path: Path) -> Store:
+        """Read a memory.db beside a running daemon; nothing is migrated or checked. Raises PerdureError."""
+        try:
+            connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute("SELECT 1 FROM settings").fetchone()
+            return cls(connection, path)
+        except sqlite3.Error as error:
+            hint = "It is made again from the ledger before the next session"
+            raise PerdureError("read", str(path), str(error), hint) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -498,11 +437,6 @@ def _record(row: Sequence[Any]) -> Record:
 def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
     for start in range(0, len(ids), ROWS_AT_ONCE):
         yield list(ids[start : start + ROWS_AT_ONCE])
-
-
-def fact_key(subject: str, attribute: str) -> str:
-    """What makes two claims speak of the same thing: subject and attribute without regard to case and spacing."""
-    return "\x1f".join(" ".join(part.replace("\x1f", " ").split()).casefold() for part in (subject, attribute))
 
 
 def _like(text: str) -> str:

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import Protocol
 
 from perdure.memory import tokens
 from perdure.memory.excerpts import minute, one_line
-from perdure.memory.store import Record, Summary
+from perdure.memory.rows import Level, Record, Summary
 
-Level = Literal["session", "day", "week", "month"]
 PERIODS: tuple[Level, ...] = ("day", "week", "month")
 TOKENS_MAX: dict[Level, int] = {"session": 160, "day": 280, "week": 400, "month": 560}
 LINE_MAX = 320  # characters of one line of a summary

@@ -150,9 +150,8 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing(past):
     memory = past.memory("minilm")
     await memory.compact("triage", scope="triage")
     for _ in range(3):
-        while memory._index._child is None or memory._index._child.dead or memory._index.status.state == "idle":
-            memory._index.poke()
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(memory._index.embed, ["a child is there"], urgent=True, seconds_max=READY_SECONDS)
+        memory._index.poke()
         kill(child_of(memory))
         found = await answers(memory)
         assert len(found[0]) == 5, (found, memory.index_status, memory._index._deaths, past.alarms, memory._store.count("vectors"))
