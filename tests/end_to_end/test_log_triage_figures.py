@@ -200,6 +200,23 @@ def test_log_emptied_in_place_is_read_from_its_beginning(logs: Path) -> None:
     assert triage(logs.parent, state)["counts"] == {"application error": 1}
 
 
+def test_large_logs_are_read_in_bounded_parts(logs: Path) -> None:
+    """Of a log that is new only the end is read, and one run reads only so much; what was left comes in the next."""
+    line = b"2026-11-22 10:00:00 INFO " + b"x" * 974 + b"\n"
+    for name in "abcdef":
+        (logs / f"{name}.log").write_bytes(line * 10_000)
+    first = triage(logs.parent)
+    assert 0 < first["figures"]["lines"] <= 6 * 4_000
+    for name in "abcdef":
+        with (logs / f"{name}.log").open("ab") as log:
+            log.write(line * 7_000)
+    second = triage(logs.parent, first["state"])
+    assert second["figures"]["lines"] == 4 * 7_000
+    assert "left for the next run" in second["report"]
+    third = triage(logs.parent, second["state"])
+    assert third["figures"]["lines"] == 2 * 7_000
+
+
 def test_line_that_is_still_being_written_waits(logs: Path) -> None:
     (logs / "a.log").write_text("2026-11-22 10:00:00 INFO whole\n2026-11-22 10:00:01 ERR")
     first = triage(logs.parent)
@@ -227,7 +244,7 @@ def test_stranger_cannot_choose_whom_we_block(logs: Path) -> None:
 def test_hostile_lines_do_no_harm(logs: Path) -> None:
     hostile = [
         b"\xff\xfe\x00 not text at all",
-        b"A" * 2_000_000,
+        b"A" * 900_000,
         b"Nov 99 99:99:99 h sshd[1]: Failed password for root from 203.0.113.5 port 1 ssh2",
         b"Nov 20 01:00:00 h sshd[1]: Failed password for root from 203.0.113.5.evil.example port 1 ssh2",
         b"Nov 20 01:00:00 h sshd[1]: Failed password for \x1b[2J`|<script>alert(1)</script> from 203.0.113.5 port 1 ssh2",

@@ -13,31 +13,23 @@ report (Markdown) and chart (SVG). Only the standard library is used, and only t
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import ipaddress
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from log_lines import Entry, address_of, classify, read_line
+from log_lines import Entry, address_of
+from log_reading import Source, read_sources
 from triage_report import chart, incident, plain, report
 
-BYTES_PER_FILE_MAX = 16_000_000  # what is more waits for the next run
-FILES_MAX = 200
 ADDRESSES_MAX = 500  # remembered from run to run
 FINDINGS_OF_A_KIND_MAX = 10
 BLOCK_MAX = 10  # proposed in one run
 OFFENDER_SECONDS = 86_400  # how long an offender is proposed after it was last seen
-HEAD_BYTES = 1024  # by which a file is known again after log rotation
-JOURNAL_LINES_MAX = 20_000
 DENY_LIST_CHARACTERS_MAX = 10_000_000
 DAY_FINDINGS_MAX = 60
 
@@ -57,105 +49,6 @@ OWN_NETWORKS = [
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "100.64.0.0/10", "0.0.0.0/8",
                  "224.0.0.0/3", "::1/128", "fe80::/10", "fc00::/7", "ff00::/8")
 ]  # fmt: skip
-
-
-@dataclass(slots=True)
-class Source:
-    """One log and what is new in it; `error` says why it could not be read."""
-
-    name: str
-    entries: list[Entry] = field(default_factory=list)
-    rotated: bool = False
-    error: str | None = None
-
-
-def head_of(file: BinaryIO, length: int) -> str:
-    """A digest of the first `length` bytes, by which a file is the same although it was renamed."""
-    file.seek(0)
-    return hashlib.sha256(file.read(length)).hexdigest()[:16]
-
-
-def new_lines(path: Path, known: Mapping[str, Any] | None) -> tuple[list[str], dict[str, Any], bool]:
-    """The complete lines in `path` after the known place: (lines, the place now, whether the log was rotated).
-
-    After a rotation the rest of the old file is read from `path`.1 first.
-    """
-    rotated, lines = False, []
-    with path.open("rb") as file:
-        offset = known["offset"] if known else 0
-        if known and (os.fstat(file.fileno()).st_size < offset or head_of(file, known["head_bytes"]) != known["head"]):
-            rotated, offset = True, 0
-            lines += rest_of_rotated(path.with_name(path.name + ".1"), known)
-        found, offset = complete_lines(file, offset)
-        length = min(HEAD_BYTES, offset)
-        place = {"offset": offset, "head_bytes": length, "head": head_of(file, length)}
-    return lines + found, place, rotated
-
-
-def rest_of_rotated(path: Path, known: Mapping[str, Any]) -> list[str]:
-    """What was written to the old file after the known place, if `path` is that file."""
-    try:
-        with path.open("rb") as file:
-            if head_of(file, known["head_bytes"]) != known["head"]:
-                return []
-            return complete_lines(file, known["offset"], to_the_end=True)[0]
-    except OSError:
-        return []
-
-
-def complete_lines(file: BinaryIO, offset: int, *, to_the_end: bool = False) -> tuple[list[str], int]:
-    """The lines from `offset` on, and the offset after them. A line without its end waits for the next run."""
-    file.seek(offset)
-    data = file.read(BYTES_PER_FILE_MAX)
-    end = data.rfind(b"\n") + 1
-    if to_the_end or (end == 0 and len(data) == BYTES_PER_FILE_MAX):  # a "line" that long is skipped, not waited for
-        end = len(data)
-    text = data[:end].decode("utf-8", "replace")
-    return [line for line in text.split("\n") if line], offset + end
-
-
-def journal_entries(known: Mapping[str, Any] | None) -> tuple[list[Entry], dict[str, Any]]:
-    """Entries of the journal after the known cursor, and the cursor now. Nothing where there is no journal."""
-    cursor = str((known or {}).get("cursor", ""))
-    command = ["journalctl", "--output=json", "--no-pager", f"--lines={JOURNAL_LINES_MAX}"]
-    command += [f"--after-cursor={cursor}"] if cursor else []
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return [], {"cursor": cursor}
-    entries = []
-    for line in done.stdout.decode("utf-8", "replace").splitlines():
-        try:
-            record = json.loads(line)
-            at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1e6).astimezone()
-            program = str(record.get("SYSLOG_IDENTIFIER") or record.get("_COMM") or "unknown")
-            entries.append(classify(program, str(record.get("MESSAGE") or ""), at))
-            cursor = str(record["__CURSOR"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            entries.append(Entry("unrecognised", detail=line))
-    return entries, {"cursor": cursor}
-
-
-def read_sources(
-    patterns: Sequence[str], known: Mapping[str, Any], now: datetime
-) -> tuple[list[Source], dict[str, Any]]:
-    """What is new in each log that a pattern matches, and the places now."""
-    sources, places = [], dict(known)
-    names: list[str] = []
-    for pattern in patterns:
-        names += ["journal"] if pattern == "journal" else sorted(glob.glob(pattern))  # noqa: PTH207 — Path.glob takes no absolute pattern
-    for name in list(dict.fromkeys(names))[:FILES_MAX]:
-        source = Source(name)
-        try:
-            if name == "journal":
-                source.entries, places[name] = journal_entries(places.get(name))
-            else:
-                lines, places[name], source.rotated = new_lines(Path(name), places.get(name))
-                source.entries = [read_line(line, now) for line in lines]
-        except OSError as error:
-            source.error = error.strerror
-        sources.append(source)
-    return sources, places
 
 
 def is_own(address: str) -> bool:
