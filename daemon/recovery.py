@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.daemon.questions import tell_of_untold
 from perdure.daemon.resumption import chain
 from perdure.daemon.scheduler import opened
 from perdure.daemon.settlement import REPEATABLE, mark_unknown, settle
@@ -36,6 +37,7 @@ async def recover(runtime: Runtime) -> int:
     for row in projections.unknown_actions(reader):
         if row.effect in REPEATABLE and row.attempt_session not in taken_up:
             await settle(runtime, row)
+    await tell_of_untold(runtime)
     return count
 
 

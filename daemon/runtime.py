@@ -46,4 +46,4 @@ class Runtime:
     async def alarm(self, code: str, text: str, *, about: str | None = None, drafts: tuple[Draft, ...] = ()) -> None:
         """Record what went wrong (with `drafts`, in one commit) and tell a person."""
         await self.ledger.write(*drafts, AlarmRaised(code=code, about=about, payload={"text": text}))
-        await self.notifier.notify(about or code, code.replace("-", " "), text)
+        await self.notifier.notify(about or code, code.replace("-", " "), text, kind="alarm")

@@ -357,7 +357,7 @@ class Session:
             drafts.append(self._slot_closed())
         await self.runtime.ledger.write(*drafts)
         if status in ("failed", "limited"):
-            await self.runtime.notifier.notify(self.id, f"{self.task.name}: session {status}", reason)
+            await self.runtime.notifier.notify(self.id, f"{self.task.name}: session {status}", reason, kind="failed")
         return Ending(session=self.id, status=status, reason=reason)
 
     def _slot_closed(self) -> SlotClosed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.governance import judge
 from perdure.daemon.planners.moves import Proposal
+from perdure.daemon.questions import tell
 from perdure.daemon.resumption import recorded_proposal
 from perdure.daemon.steps import memory_scope
 from perdure.daemon.tools.model import Call, Prepared, Tool, ToolRefused
@@ -145,4 +146,4 @@ async def _ask(runtime: Runtime, row: ActionRow, proposal: Proposal, why: str) -
             payload={"question": question},
         )
     )
-    await runtime.notifier.notify(escalation, f"{row.task}: outcome unknown", reason)
+    await tell(runtime, escalation)

@@ -142,7 +142,7 @@ class SlotRunner:
         ]
         await self.runtime.ledger.write(*drafts)
         if outcome == "refused":
-            await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused for budget", rule)
+            await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused for budget", rule, kind="refused")
 
 
 def _last_opened(runtime: Runtime, task: str) -> int:

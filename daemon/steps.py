@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.governance import judge
 from perdure.daemon.planners.moves import Proposal, Taken
+from perdure.daemon.questions import describe, tell
 from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolRefused
 from perdure.state import projections
 from perdure.state.events import (
@@ -182,12 +183,10 @@ class Steps:
                 expires=self.runtime.now() + decision.expires_seconds * MICROSECONDS,
                 on_expiry=decision.on_expiry,
                 parks=parks,
-                payload={"question": _question(prepared, proposal, decision)},
+                payload={"question": describe(prepared, proposal, decision)},
             )
             await self.runtime.ledger.write(*record, opened)
-            title = f"{self.task.name} asks: {prepared.spec.name}"
-            text = f"{decision.reason}. Look: perdure inbox show {escalation}. Answer: perdure approve {escalation}"
-            await self.runtime.notifier.notify(escalation, title, text)
+            await tell(self.runtime, escalation)
         if parks:
             raise Parked(escalation, prepared.spec.name)
         return _taken(step, proposal, action, "escalate", f"asked a person ({escalation})", None, None)
@@ -296,23 +295,3 @@ def _taken(
         result=result,
         error=error,
     )
-
-
-def _question(prepared: Prepared, proposal: Proposal, decision: Decision) -> JSON:
-    """What the person sees: exactly what will run, where each argument came from, and which rules counted."""
-    return {
-        "tool": prepared.spec.name,
-        "args": dict(prepared.args),
-        "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
-        "paths": {name: list(paths) for name, paths in prepared.paths.items()},
-        "argv": list(prepared.argv) if prepared.argv is not None else None,
-        "script": prepared.script,
-        "cwd": prepared.cwd,
-        "url": prepared.url,
-        "method": prepared.method,
-        "effect": prepared.effect or prepared.spec.effect,
-        "rules": [asdict(hit) for hit in decision.rules],
-        "reason": decision.reason,
-        "says": proposal.says,
-        "confidence": proposal.confidence,
-    }

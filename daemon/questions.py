@@ -1,0 +1,56 @@
+"""Questions to people: what they say, and making sure that somebody hears of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from perdure.state import projections
+from perdure.state.events import JSON
+
+if TYPE_CHECKING:
+    from perdure.daemon.planners.moves import Proposal
+    from perdure.daemon.runtime import Runtime
+    from perdure.daemon.tools.model import Prepared
+    from perdure.policies.model import Decision
+
+
+def describe(prepared: Prepared, proposal: Proposal, decision: Decision) -> JSON:
+    """What the person sees: exactly what will run, where each argument came from, and which rules counted."""
+    return {
+        "tool": prepared.spec.name,
+        "args": dict(prepared.args),
+        "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
+        "paths": {name: list(paths) for name, paths in prepared.paths.items()},
+        "argv": list(prepared.argv) if prepared.argv is not None else None,
+        "script": prepared.script,
+        "cwd": prepared.cwd,
+        "url": prepared.url,
+        "method": prepared.method,
+        "effect": prepared.effect or prepared.spec.effect,
+        "rules": [asdict(hit) for hit in decision.rules],
+        "reason": decision.reason,
+        "says": proposal.says,
+        "confidence": proposal.confidence,
+    }
+
+
+async def tell(runtime: Runtime, escalation: str) -> None:
+    """Tell a person of a question that is on disk."""
+    row = projections.escalation(runtime.ledger.reader, escalation)
+    if row is None:
+        return
+    payload = runtime.ledger.reader.payload(row.seq)
+    question = payload.get("question") if isinstance(payload, dict) else None
+    reason = question.get("reason") if isinstance(question, dict) else "its text was erased"
+    text = f"{reason}. Look: perdure inbox show {escalation}. Answer: perdure approve {escalation}, or perdure deny {escalation}"
+    await runtime.notifier.notify(escalation, f"{row.task} asks: {row.tool}", text, kind="question")
+
+
+async def tell_of_untold(runtime: Runtime) -> None:
+    """Tell of open questions that a crash kept from being told."""
+    reader = runtime.ledger.reader
+    for row in projections.escalations(reader, open_only=True):
+        told = reader.events(types=("notification.sent",), after=row.seq)
+        if not any(event.body["about"] == row.escalation for event in told):
+            await tell(runtime, row.escalation)
