@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 import tomllib
@@ -76,6 +78,16 @@ class Invocation:
         return find_workspace(self.given)
 
     @cached_property
+    def program(self) -> str:
+        """How this program is called from here: by name where the shell finds it, else by its path."""
+        beside = Path(sys.executable).with_name("perdure")
+        if shutil.which("perdure") or not beside.exists():
+            return "perdure"
+        with contextlib.suppress(ValueError):
+            return shlex.quote(str(beside.relative_to(Path.cwd())))
+        return shlex.quote(str(beside))
+
+    @cached_property
     def command(self) -> str:
         """How to call Perdure for this workspace from here: with --workspace only where it would not be found without."""
         try:
@@ -84,8 +96,8 @@ class Invocation:
             found = False
         in_environment = os.environ.get("PERDURE_WORKSPACE")
         if found or (in_environment and Path(in_environment).resolve() == self.workspace):
-            return "perdure"
-        return f"perdure -w {shlex.quote(str(self.workspace))}"
+            return self.program
+        return f"{self.program} -w {shlex.quote(str(self.workspace))}"
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -179,7 +191,8 @@ def everywhere(command: Command, *, hidden: bool = True) -> Command:
         callback=_remember_no_colour,
         help="No colours (NO_COLOR does the same).",
     )
-    return workspace(colour(command))
+    # Said here and not in the context's settings: click would remember whichever context came first.
+    return workspace(colour(click.help_option("-h", "--help")(command)))
 
 
 def with_json(command: Command, *, top: bool = False) -> Command:

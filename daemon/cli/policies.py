@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from perdure.daemon.workspace import LoadedWorkspace
-    from perdure.policies.decisions import PolicySet
-    from perdure.policies.model import Decision, Facts, Grant, ProposedAction
-    from perdure.policies.rules import Rule
+    from perdure.policies.explaining import Explanation, RuleExplanation
+    from perdure.policies.model import Facts, Grant, ProposedAction
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -47,40 +45,34 @@ def check(invocation: Invocation, files: tuple[Path, ...]) -> None:
     from perdure.daemon.config import load_config
     from perdure.daemon.tools.registry import tool_specs
     from perdure.daemon.workspace import policy_files, signatures
+    from perdure.policies.lints import lints
     from perdure.policies.loading import load_policies
 
     config = load_config(invocation.workspace)
     paths = list(files) or policy_files(config.workspace)
     policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
+    remarks = lints(policies)
     rules, tests = len(policies.rules), sum(len(document.tests) for document in policies.documents)
     if invocation.as_json:
         value = {"ok": True, "digest": policies.digest, "files": dict(policies.files), "rules": rules, "tests": tests}
-        invocation.emit("policy-check", value)
+        found = [{"file": r.file, "line": r.line, "code": r.code, "says": r.says} for r in remarks]
+        invocation.emit("policy-check", value | {"remarks": found})
         return
     words = f": {count(len(policies.files), 'file')}, {count(rules, 'rule')}, {count(tests, 'test')} passed  "
     invocation.say(("✓ policies", "good"), words, (short_digest(policies.digest), "faint"))
-    if tests == 0:
-        invocation.say(("• ", "warn"), "no file has tests of its own: a mistake would go unnoticed")
+    for remark in remarks:
+        invocation.say(
+            ("• ", "warn"),
+            (f"{remark.file}:{remark.line}", "place"),
+            f": {remark.says}",
+            (f"  [{remark.code}]", "faint"),
+        )
 
 
 # -- explain ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How one rule reads one action: `verdict` is matched, not matched, unclear, or another tool's; `why` says so in words."""
-
-    rule: Rule
-    verdict: str
-    why: str
-
-
-VERDICT = {
-    "matched": ("✓", "good"),
-    "not matched": ("·", "faint"),
-    "unclear": ("?", "ask"),
-    "other tool": ("·", "faint"),
-}
+VERDICT = {"matched": ("✓", "good"), "not matched": ("·", "faint"), "not certain": ("?", "ask")}
 
 
 @policy.command()
@@ -110,6 +102,7 @@ def explain(
     Resolves paths and programs as the daemon does. Runs nothing, asks nobody.
     """
     from perdure.daemon.workspace import load_workspace
+    from perdure.policies.explaining import explain as explain_action
 
     loaded = load_workspace(invocation.workspace)
     if subject in loaded.specs:
@@ -123,17 +116,13 @@ def explain(
     action = _action(loaded, tool, args, origin)
     facts = _facts(invocation, asked_by, planner, confidence)
     grants = _grants(invocation, asked_by)
-    decision, readings = read_rules(loaded.policies, action, facts, grants)
+    explanation = explain_action(loaded.policies, action, facts, grants=grants)
     if invocation.as_json:
-        invocation.emit("explanation", _explanation_json(action, decision, readings))
+        invocation.emit("explanation", _explanation_json(action, explanation))
         return
-    _print(
-        invocation,
-        action,
-        decision,
-        [r for r in readings if everything or r.verdict != "other tool"],
-        str(loaded.config.workspace),
-    )
+    about = {(bound.rule.file, bound.rule.line) for bound in loaded.policies.bound(tool)}
+    rules = [rule for rule in explanation.rules if everything or (rule.file, rule.line) in about]
+    _print(invocation, action, explanation, rules)
 
 
 def _json_object(text: str, option: str) -> dict[str, Any]:
@@ -225,83 +214,53 @@ def _grants(invocation: Invocation, task: str) -> list[Grant]:
     ]
 
 
-def read_rules(
-    policies: PolicySet, action: ProposedAction, facts: Facts, grants: Sequence[Grant]
-) -> tuple[Decision, list[Reading]]:
-    """The decision, and how each rule reads the action."""
-    from perdure.policies.decisions import unmet_obligations
-
-    unmet = unmet_obligations(policies.obligations(action, facts), facts)
-    decision = policies.decide(action, facts, grants=grants, unmet=unmet)
-    question = policies.question(action, facts)
-    about = {id(bound.rule): bound for bound in policies.bound(action.tool)}
-    readings = []
-    for rule in policies.rules:
-        bound = about.get(id(rule))
-        if bound is None:
-            readings.append(Reading(rule, "other tool", f"is about {', '.join(rule.tools)}"))
-            continue
-        verdicts = [(name, check(question)) for name, check in bound.checks]
-        failed = [name for name, verdict in verdicts if verdict is False]
-        unclear = [f"{name}: {verdict}" for name, verdict in verdicts if isinstance(verdict, str)]
-        if failed:
-            readings.append(Reading(rule, "not matched", f"{', '.join(failed)} does not fit"))
-        elif unclear:
-            readings.append(Reading(rule, "unclear", "; ".join(unclear)))
-        else:
-            fits = ", ".join(name for name, _ in verdicts)
-            readings.append(Reading(rule, "matched", f"{fits} fit" if fits else "it is about every call of the tool"))
-    return decision, readings
-
-
-def _asks_for(rule: Rule) -> str:
-    return ("shadow " if rule.shadow else "") + (rule.decide or "require")
-
-
-def _explanation_json(action: ProposedAction, decision: Decision, readings: Sequence[Reading]) -> dict[str, Any]:
+def _explanation_json(action: ProposedAction, explanation: Explanation) -> dict[str, Any]:
+    decision = explanation.decision
+    keys = ("name", "file", "line", "decide", "shadow", "verdict", "why")
     return {
         "tool": action.tool,
         "args": dict(action.args),
         "paths": {name: list(paths) for name, paths in action.paths.items()},
         "decision": decision.decision,
         "reason": decision.reason,
+        "unmet": list(explanation.unmet),
         "grant": decision.grant,
-        "rules": [
-            {
-                "name": r.rule.name,
-                "file": r.rule.file,
-                "line": r.rule.line,
-                "decide": _asks_for(r.rule),
-                "verdict": r.verdict,
-                "why": r.why,
-            }
-            for r in readings
-        ],
+        "programs": list(explanation.programs),
+        "unknown": list(explanation.unknown),
+        "rules": [{key: getattr(rule, key) for key in keys} for rule in explanation.rules],
     }
 
 
 def _print(
-    invocation: Invocation, action: ProposedAction, decision: Decision, readings: Sequence[Reading], root: str
+    invocation: Invocation, action: ProposedAction, explanation: Explanation, rules: Sequence[RuleExplanation]
 ) -> None:
-    words, style = DECISION.get(decision.decision, (decision.decision, ""))
-    invocation.say((words, style), f": {decision.reason}")
+    words, style = DECISION.get(explanation.decision.decision, (explanation.decision.decision, ""))
+    invocation.say((words, style), f": {explanation.decision.reason}")
     for name, paths in action.paths.items():
         invocation.say((f"  {name} → ", "faint"), ", ".join(paths))
+    if explanation.programs:
+        invocation.say(("  runs ", "faint"), ", ".join(explanation.programs))
+    for unknown in explanation.unknown:
+        invocation.say(("  cannot be told: ", "ask"), unknown)
     invocation.say()
     table = Table.grid(padding=(0, 2))
     for _ in range(5):
         table.add_column(overflow="fold")
-    for reading in readings:
-        sign, style = VERDICT[reading.verdict]
-        rule = reading.rule
-        asks, asks_style = DECISION.get(rule.decide or "require", ("", ""))
+    for rule in rules:
+        sign, style = VERDICT.get(rule.verdict, ("·", ""))
+        asks, asks_style = DECISION.get(rule.decide, (rule.decide, ""))
+        matched = rule.verdict == "matched"
         table.add_row(
             Text(sign, style),
-            Text(("shadow: " if rule.shadow else "") + asks, asks_style if reading.verdict == "matched" else "faint"),
-            Text(one_line(rule.name), "" if reading.verdict == "matched" else "faint"),
-            Text(one_line(reading.why), "faint"),
-            Text(one_line(f"{rule.file.removeprefix(root + '/')}:{rule.line}"), "place"),
+            Text(("shadow: " if rule.shadow else "") + asks, asks_style if matched else "faint"),
+            Text(one_line(rule.name), "" if matched else "faint"),
+            Text(one_line(rule.why), "faint"),
+            Text(one_line(f"{rule.file}:{rule.line}"), "place"),
         )
     invocation.out.print(table)
-    if not any(reading.verdict in ("matched", "unclear") for reading in readings):
-        invocation.out.print(line(("No rule is about this call: what nothing decides is asked about.", "ask")))
+    if not any(rule.verdict != "not matched" for rule in rules):
+        invocation.out.print(line(("No rule matches this call: what nothing decides is asked about.", "ask")))
+
+
+# The commands that look back register themselves on the group above.
+from perdure.daemon.cli import policy_history  # noqa: E402, F401 — they need `policy` to be there

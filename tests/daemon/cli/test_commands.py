@@ -253,7 +253,7 @@ def test_policy_explain_names_every_rule_and_why(fresh):
     allowed = fresh.json("policy", "explain", "write_file", "--args", '{"path": "reports/a.md", "text": "x"}')
     assert allowed["decision"] == "auto"
     assert allowed["paths"]["path"] == [str(fresh.root / "reports" / "a.md")]
-    assert {rule["verdict"] for rule in allowed["rules"]} >= {"matched", "other tool"}
+    assert {rule["verdict"] for rule in allowed["rules"]} >= {"matched", "not matched"}
     asked = fresh.json("policy", "explain", "run_command", "--args", '{"command": ["true"]}')
     assert asked["decision"] == "escalate"
     bad = fresh.call("policy", "explain", "write_file", "--args", "not json")
@@ -266,3 +266,20 @@ def test_policy_check_counts_rules_and_tests(fresh):
     assert value["ok"] is True
     assert value["rules"] > 0
     assert value["tests"] > 0
+
+
+def test_policy_replay_names_what_an_edit_would_loosen(parked):
+    (parked.root / "policies").mkdir()
+    policy = parked.root / "policies" / "main.yaml"
+    policy.write_text("version: 1\nrules:\n  - {name: everything, tools: ['*'], decide: auto}\n")
+    (parked.root / "perdure.toml").write_text(
+        'timezone = "UTC"\n[tools.block_ip]\ncommand = ["/bin/true", "${args.ip}"]\nargs = {ip = {type = "string"}}\n'
+    )
+    result = parked.call("policy", "replay", "--json")
+    assert result.exit_code == 1, result.output
+    value = json.loads(result.stdout)
+    assert value["decisions"] == 3
+    assert value["loosened"] == 1
+    (flip,) = value["flips"]
+    assert (flip["tool"], flip["was"], flip["would_be"], flip["count"]) == ("block_ip", "escalate", "auto", 1)
+    assert "1 of them looser" in parked.text("policy", "replay", code=1)

@@ -1,0 +1,209 @@
+"""`perdure policy replay` and `suggest`: edited policies over what was really done, and rules out of people's answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
+from perdure.daemon.cli.page_parts import DECISION
+from perdure.daemon.cli.policies import WEEKDAYS, policy
+from perdure.daemon.cli.spans import Span
+from perdure.daemon.cli.terminal import exact, harmless, one_line
+from perdure.daemon.cli.words import DAY, HOUR, SECOND, count, moment, short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from perdure.policies.model import Facts, ProposedAction
+    from perdure.policies.replay import Recorded, Replayed
+    from perdure.policies.suggestions import Answered
+    from perdure.state.events import Event
+
+
+@policy.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--since", type=Span(), default="30d", show_default=True, help="How far back.")
+@with_json
+@with_invocation
+def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
+    """Decide every past action again under FILES (default: the workspace's policies), and show what would flip.
+
+    Paths, arguments, provenance, confidence, time of day and calls per hour and day are those of then; facts that the
+    ledger does not hold (tokens and cost so far, votes) count as none. Exits 1 where something would be looser.
+    """
+    from perdure.daemon.config import load_config
+    from perdure.daemon.tools.registry import tool_specs
+    from perdure.daemon.workspace import policy_files, signatures
+    from perdure.policies.loading import load_policies
+    from perdure.policies.replay import replay as replay_over
+
+    config = load_config(invocation.workspace)
+    paths = list(files) or policy_files(config.workspace)
+    policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
+    outcome = replay_over(policies, recorded_decisions(invocation, invocation.now() - since))
+    if invocation.as_json:
+        flips = [
+            {
+                "tool": tool,
+                "was": was,
+                "would_be": now,
+                "count": number,
+                "examples": [
+                    {"action": f.recorded.id, "reason": f.decision.reason}
+                    for f in outcome.examples.get((tool, was, now), ())
+                ],
+            }
+            for (tool, was, now), number in outcome.flips.most_common()
+        ]
+        value = {
+            "decisions": outcome.decisions,
+            "flipped": outcome.flipped,
+            "loosened": outcome.loosened,
+            "flips": flips,
+        }
+        invocation.emit("replay", value)
+    else:
+        _print_replay(invocation, outcome)
+    click.get_current_context().exit(1 if outcome.loosened else 0)
+
+
+def _print_replay(invocation: Invocation, outcome: Replayed) -> None:
+    words = f"{count(outcome.decisions, 'past decision')} decided again: {outcome.flipped:,} would flip"
+    invocation.say(
+        (words, "heading"), (f", {outcome.loosened:,} of them looser", "bad" if outcome.loosened else "good")
+    )
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for (tool, was, now), number in outcome.flips.most_common():
+        (old, old_style), (new, new_style) = (DECISION.get(word, (word, "")) for word in (was, now))
+        arrow = Text(old, old_style) + Text(" → ", "faint") + Text(new, new_style)
+        table.add_row(f"{number:,} ×", Text(one_line(tool), "name"), arrow, "")
+        for flip in outcome.examples.get((tool, was, now), ())[:3]:
+            args = exact(dict(flip.recorded.action.args))
+            when = moment(flip.recorded.at, invocation.zone, invocation.now())
+            detail = Text(one_line(args, 80), "faint") + Text(f"  {one_line(flip.decision.reason, 120)}", "faint")
+            table.add_row("", Text(short(flip.recorded.id), "id"), Text(when, "faint"), detail)
+    invocation.out.print(table)
+
+
+def recorded_decisions(invocation: Invocation, since: int) -> Iterator[Recorded]:
+    """The last decision on each proposal since then, with the facts of its moment as far as the ledger holds them."""
+    from perdure.policies.replay import Recorded
+
+    reader = invocation.ledger
+    planners: dict[str, str] = {}
+    proposals: dict[str, tuple[Event, Mapping[str, Any]]] = {}
+    calls: dict[tuple[str, str], deque[int]] = defaultdict(deque)
+    for event in reader.events(types=("session.opened", "action.proposed", "action.decided", "action.intended")):
+        body = event.body
+        if event.type == "session.opened":
+            planners[body["session"]] = body["planner"]
+        elif event.type == "action.intended":
+            calls[body["task"], body["tool"]].append(event.at)
+        elif event.type == "action.proposed" and event.at >= since:
+            held = reader.payload(event.seq)
+            if isinstance(held, dict) and isinstance(held.get("args"), dict):
+                proposals[body["action"]] = (event, held)
+        elif event.type == "action.decided" and body["action"] in proposals:
+            proposed, payload = proposals[body["action"]]
+            recent = calls[body["task"], proposed.body["tool"]]
+            while recent and recent[0] <= event.at - DAY:
+                recent.popleft()
+            facts = _facts(invocation, proposed, planners.get(body["session"], "model"), recent)
+            yield Recorded(
+                id=body["action"], at=event.at, action=_action(proposed, payload), facts=facts, decided=body["decision"]
+            )
+
+
+def _facts(invocation: Invocation, proposed: Event, planner: str, recent: deque[int]) -> Facts:
+    from perdure.policies.model import Facts
+
+    local = datetime.fromtimestamp(proposed.at / SECOND, UTC).astimezone(invocation.zone)
+    return Facts(
+        task=proposed.body["task"],
+        planner=planner,
+        confidence=proposed.body["confidence"],
+        hour=local.hour,
+        minute=local.minute,
+        weekday=WEEKDAYS[local.weekday()],
+        session_steps=proposed.body["step"],
+        tool_calls_hour=sum(1 for at in recent if at > proposed.at - HOUR),
+        tool_calls_day=len(recent),
+    )
+
+
+def _action(proposed: Event, payload: Mapping[str, Any]) -> ProposedAction:
+    from perdure.policies.model import ProposedAction
+
+    args = payload["args"]
+    command, script, url, method = (args.get(name) for name in ("command", "script", "url", "method"))
+    return ProposedAction(
+        tool=proposed.body["tool"],
+        args=args,
+        effect=proposed.body["effect"],
+        provenance=payload.get("provenance") or {},
+        paths=payload.get("paths") or {},
+        argv=command if isinstance(command, list) else None,
+        script=script if isinstance(script, str) else None,
+        cwd=payload.get("cwd"),
+        host=urlsplit(url).hostname if isinstance(url, str) else None,
+        method=method if isinstance(method, str) else None,
+    )
+
+
+@policy.command()
+@click.option("--since", type=Span(), default="90d", show_default=True, help="How far back to look for answers.")
+@with_json
+@with_invocation
+def suggest(invocation: Invocation, since: int) -> None:
+    """Suggest the narrowest rules that would have decided as people did, with evidence and tests. Writes nothing."""
+    from perdure.daemon.config import load_config
+    from perdure.daemon.tools.registry import tool_specs
+    from perdure.daemon.workspace import signatures
+    from perdure.policies.suggestions import suggest as suggest_from
+
+    config = load_config(invocation.workspace)
+    answers = list(answered_questions(invocation, invocation.now() - since))
+    found = suggest_from(answers, signatures(tool_specs(config)), workspace=str(config.workspace))
+    if invocation.as_json:
+        values = [
+            {"rule": s.rule.name, "approvals": s.approvals, "evidence": list(s.evidence), "text": s.text} for s in found
+        ]
+        invocation.emit("suggestions", {"answers": len(answers), "suggestions": values})
+        return
+    if not found:
+        invocation.say((f"{count(len(answers), 'answer')}: not enough alike to make a rule of.", "faint"))
+    for suggestion in found:
+        evidence = ", ".join(short(each) for each in suggestion.evidence)
+        invocation.say((f"# {count(suggestion.approvals, 'approval')}: {evidence}", "faint"))
+        invocation.out.print(Text(harmless(suggestion.text)), soft_wrap=True)
+
+
+def answered_questions(invocation: Invocation, since: int) -> Iterator[Answered]:
+    """Every question that a person answered since then, with its arguments."""
+    from perdure.policies.suggestions import Answered
+    from perdure.state import projections
+
+    reader = invocation.ledger
+    for event in reader.events(types=("escalation.answered",)):
+        question = projections.escalation(reader, event.body["escalation"]) if event.at >= since else None
+        action = projections.action(reader, question.action) if question is not None else None
+        payload = reader.payload(action.seq_proposed) if action is not None else None
+        if question is None or not isinstance(payload, dict) or not isinstance(args := payload.get("args"), dict):
+            continue
+        yield Answered(
+            escalation=question.escalation,
+            task=question.task,
+            tool=question.tool,
+            args=args,
+            approved=event.body["answer"] == "approve",
+        )
