@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge
 from perdure.daemon.clock import Clock, Identifiers, SystemClock
 from perdure.daemon.config import Config
 from perdure.daemon.notifications import Notifier
@@ -72,6 +73,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             notifier=notifier,
             plan=lambda task: build_planner(task, config),
             redact=redactor(config),
+            caps=workspace_caps(config, ledger, owned.clock),
             policies=loaded.policies,
             tasks=loaded.tasks,
         )
@@ -104,6 +106,16 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
             )
     drafts += [TaskRemoved(task=name) for name in known]
     return drafts
+
+
+def workspace_caps(config: Config, ledger: Ledger, clock: Clock) -> Caps:
+    """The caps of `[budgets]`, with what the ledger says was spent before this start."""
+    budgets = config.budgets
+    caps = [Cap(window="day", tokens=budgets.tokens_per_day, usd=budgets.usd_per_day)]
+    since = clock.now() - WINDOW_US["month"]
+    calls = projections.calls_since(ledger.reader, since)
+    history = [Charge(at=call.at, task=call.task, tokens=call.tokens, usd=call.usd) for call in calls]
+    return Caps(caps, now=clock.now, history=history)
 
 
 def anchored(ledger: Ledger, tasks: Mapping[str, Task]) -> dict[str, Task]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from perdure.state.events import JSON, AlarmRaised, Draft
 
 if TYPE_CHECKING:
+    from perdure.daemon.budget import Caps
     from perdure.daemon.clock import Clock, Identifiers
     from perdure.daemon.config import Config
     from perdure.daemon.notifications import Notifier
@@ -34,6 +35,7 @@ class Runtime:
     notifier: Notifier
     plan: Callable[[Task], Planner]
     redact: Callable[[JSON], JSON]
+    caps: Caps
     policies: PolicySet
     tasks: Mapping[str, Task]
     stopping: bool = False

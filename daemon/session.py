@@ -71,9 +71,10 @@ class Session:
         self.planner = runtime.plan(task)
         self.earlier = chain(runtime.ledger.reader, slot.resumes)
         self.escalation: EscalationRow | None = None
+        self.slot_facts = task.slot_facts(self._first_slot())
         if slot.kind == "resume" and slot.cause is not None:
             self.escalation = projections.escalation(runtime.ledger.reader, slot.cause)
-        self.budget = Budget.remaining(task.bounds, self.earlier)
+        self.budget = Budget.remaining(task.bounds, self.earlier, caps=runtime.caps, task=task.name)
         self.started = runtime.clock.monotonic()
         self.steps = Steps(
             runtime=runtime,
@@ -83,13 +84,18 @@ class Session:
             seconds_left=self.seconds_left,
             dry_run=self.dry_run,
         )
-        self.postconditions = Postconditions(runtime, task, self.id, task.slot_facts(slot))
+        self.postconditions = Postconditions(runtime, task, self.id, self.slot_facts)
         self.taken: list[Taken] = []
         self.waiting: list[Draft] = []  # events that ride the next commit
         self.rejected: str | None = None
         self.rejections = 0
         self.finish = Finish()
         self.guard = LoopGuard()
+
+    def _first_slot(self) -> SlotRow:
+        """The slot that the work is for: a session that goes on writes today's report of the day that it began."""
+        row = projections.slot(self.runtime.ledger.reader, self.earlier[0].slot) if self.earlier else None
+        return row or self.slot
 
     def seconds_left(self) -> float:
         """Seconds until this session's time bound."""
@@ -176,7 +182,7 @@ class Session:
             tools=[self.runtime.tools[name].spec for name in self.task.tools],
             taken=[*before, *self.taken],
             recorded=recorded,
-            slot=self.task.slot_facts(self.slot),
+            slot=self.slot_facts,
             last=last_saved(reader, self.task.name),
             rejected=self.rejected,
             steps_left=self.budget.steps_left,

@@ -38,6 +38,7 @@ from perdure.state.sessions import (
     CallRow,
     SessionRow,
     Spend,
+    calls_since,
     open_calls,
     open_sessions,
     session,
@@ -59,7 +60,7 @@ from perdure.state.slots import (
 
 __all__ = [
     "ActionRow", "CallRow", "EscalationRow", "GrantRow", "SessionRow", "SlotRow", "Spend", "TaskRow",
-    "action", "actions", "apply", "approved_escalations", "configuration", "epoch", "escalation", "escalations", "grants",
+    "action", "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation", "escalations", "grants",
     "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "paused", "rebuild",
     "resolve",
     "session", "sessions", "slot", "slots", "spend", "success_rate", "task_first_loaded", "tasks", "tool_calls",

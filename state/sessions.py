@@ -105,6 +105,11 @@ def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
     return [row[0] for row in reader.rows(sql, escalation, escalation)]
 
 
+def calls_since(reader: LedgerReader, since: int) -> list[CallRow]:
+    """Model calls made at `since` (microseconds UTC) or later, oldest first."""
+    return [CallRow(*row) for row in reader.rows("SELECT * FROM calls WHERE at >= ? ORDER BY seq", since)]
+
+
 def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow]:
     """Model calls without a reply: in flight, or cut off by a crash (then charged in full)."""
     sql = "SELECT * FROM calls WHERE status IS NULL" + ("" if session is None else " AND session = ?") + " ORDER BY seq"  # noqa: S608 - only fixed words are put together
