@@ -1,0 +1,57 @@
+"""What people put right: standing instructions, facts, forgotten records, erased payloads; all through the ledger."""
+
+from __future__ import annotations
+
+import os
+
+
+def test_a_pin_is_listed_with_who_gave_it_and_can_be_taken_back(parked, story):
+    pinned = parked.json("memory", "pin", "Never report 10.0.0.1\x1b[2J", "--task", story.TASK)
+    (listed,) = parked.json("memory", "pins")["pins"]
+    assert listed["pin"] == pinned["pin"]
+    assert listed["task"] == story.TASK
+    page = parked.text("memory", "pins")
+    assert f"uid {os.getuid()}" in page
+    assert "\x1b" not in page
+    assert parked.call("memory", "unpin", pinned["pin"][-6:]).exit_code == 0
+    assert parked.json("memory", "pins")["pins"] == []
+
+
+def test_an_empty_or_endless_pin_is_refused(parked):
+    for text in ("  ", "x" * 4_001):
+        result = parked.call("memory", "pin", text)
+        assert result.exit_code == 1
+        assert "costs tokens in every session" in result.stderr
+
+
+def test_unpinning_what_is_not_pinned_says_so(parked):
+    result = parked.call("memory", "unpin", "nosuch")
+    assert result.exit_code == 1
+    assert "memory pins" in result.stderr
+
+
+def test_corrections_and_forgetting_are_events_with_the_person(parked):
+    seq = parked.json("memory", "correct", "web-1", "owner", "Ada")["seq"]
+    event = parked.json("ledger", "event", str(seq))
+    assert event["payload"] == {"subject": "web-1", "attribute": "owner", "value": "Ada"}
+    assert event["body"]["uid"] == os.getuid()
+    forgotten = parked.json("memory", "forget", "r11")
+    assert parked.json("ledger", "event", str(forgotten["seq"]))["body"]["record"] == "r11"
+
+
+def test_erasing_takes_the_payload_and_leaves_a_chain_that_verifies(parked):
+    write = parked.json("ledger", "show")["steps"][1]
+    seq = write["seqs"][0]
+    assert parked.call("ledger", "erase", str(seq)).exit_code == 2  # no reason, no erasure
+    assert parked.json("ledger", "erase", str(seq), "--reason", "a person's name", "--yes")["erased"] == [seq]
+    erased = parked.json("ledger", "event", str(seq))
+    assert (erased["payload"], erased["erased"]) == (None, True)
+    assert "Log triage" not in parked.text("ledger", "show", "--full")
+    assert parked.call("verify").exit_code == 0
+
+
+def test_an_open_action_cannot_be_erased(parked):
+    block = parked.json("ledger", "show")["steps"][2]
+    result = parked.call("ledger", "erase", str(block["seqs"][0]), "--reason", "why not", "--yes")
+    assert result.exit_code == 1
+    assert parked.json("ledger", "show")["steps"][2]["args"] == {"ip": "203.0.113.9"}
