@@ -29,6 +29,12 @@ class _Uncommon(Exception):
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
+if (c_make_encoder := getattr(json.encoder, "c_make_encoder", None)) is not None:
+    # JSONEncoder.encode makes this anew for every call, which costs more than encoding an event's body.
+    _chunks = c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+
+    def _encode(value: Any) -> str:
+        return "".join(_chunks(value, 0))
 
 
 def canonical(value: Any) -> bytes:
@@ -37,11 +43,18 @@ def canonical(value: Any) -> bytes:
     The C encoder of the standard library yields the same bytes for all that has ASCII keys and no exponents, at a
     twentieth of the time; everything else goes through `rfc8785`.
     """
+    return canonical_copy(value)[1]
+
+
+def canonical_copy(value: Any) -> tuple[Any, bytes]:
+    """(`value` as it will be read back from its canonical bytes, these bytes). Raises CannotEncode."""
     try:
         try:
-            return _encode(_plain(value)).encode()
+            plain = _plain(value)
+            return plain, _encode(plain).encode()
         except _Uncommon:
-            return rfc8785.dumps(_converted(value))
+            data = rfc8785.dumps(_converted(value))
+            return json.loads(data), data
     except UnicodeEncodeError as error:
         raise CannotEncode("it holds text that is not UTF-8 (a lone surrogate)") from error
     except rfc8785.CanonicalizationError as error:
@@ -98,17 +111,19 @@ def _plain(value: Any) -> Any:
         if not 1e-4 <= abs(value) < 1e15:  # from here Python and ECMAScript differ in when they use exponents
             raise _Uncommon
         return value
-    if isinstance(value, Mapping):
-        for key in value:
+    if kind is dict or isinstance(value, Mapping):
+        plain = {}
+        for key, item in value.items():
             if type(key) is not str:
                 raise CannotEncode(f"the key {key!r} is not a string")
             if not key.isascii():  # code points and UTF-16 units sort differently
                 raise _Uncommon
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes))):
-        return [_plain(item) for item in value]
+            plain[key] = item if type(item) is str else _plain(item)
+        return plain
     if isinstance(value, (str, int, float)):  # subclasses, such as enumerations
         return _plain(_base(value))
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [_plain(item) for item in value]
     raise CannotEncode(f"{kind.__name__} is not a JSON type")
 
 

@@ -108,16 +108,16 @@ def action_proposed(db: sqlite3.Connection, event: Event) -> None:
     body = event.body
     about = f"the proposal of action {body['action']}"
     require_open_session(db, body["session"], body["task"], about)
-    if db.execute("SELECT 1 FROM actions WHERE action = ?", (body["action"],)).fetchone():
-        raise LedgerRefused("action-known", about, "an action is proposed once")
-    db.execute(
+    inserted = db.execute(
         "INSERT INTO actions (action, session, task, step, tool, key, effect, digest, confidence, state, attempt, proposed_at,"
-        " seq_proposed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'proposed', 0, ?, ?)",
+        " seq_proposed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'proposed', 0, ?, ?) ON CONFLICT DO NOTHING",
         (
             body["action"], body["session"], body["task"], body["step"], body["tool"], body.get("key"), body["effect"],
             body["digest"], body["confidence"], event.at, event.seq,
         ),
     )  # fmt: skip
+    if inserted.rowcount == 0:
+        raise LedgerRefused("action-known", about, "an action is proposed once")
 
 
 def action_decided(db: sqlite3.Connection, event: Event) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from perdure.errors import PerdureError
 from perdure.state import chain
 from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
-from perdure.state.canonical import canonical
+from perdure.state.canonical import canonical_copy
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
 from perdure.state.opening import connect_to_write, damaged
 from perdure.state.projections import apply, epoch
@@ -192,7 +192,7 @@ class Ledger:
             return
         try:
             outcomes = self._transact([drafts for drafts, _ in waiting])
-        except PerdureError as error:
+        except Exception as error:  # noqa: BLE001 - nobody may be left waiting
             outcomes = [error] * len(waiting)
         for (_, future), outcome in zip(waiting, outcomes, strict=True):
             if future.done():  # the caller was cancelled
@@ -213,7 +213,6 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             latest = db.execute("SELECT fence FROM ownership").fetchone()[0]
             if latest != self.fence:
-                db.execute("ROLLBACK")
                 self._unwritable = LedgerUnwritable(
                     "write",
                     str(self.path),
@@ -221,8 +220,10 @@ class Ledger:
                     "Stop this process",
                 )
                 raise _stale(self.fence, latest)
+            alone = len(groups) == 1
             for drafts in groups:
-                db.execute("SAVEPOINT one")
+                if not alone:
+                    db.execute("SAVEPOINT one")
                 try:
                     events, group_head = [], head
                     for draft in drafts:
@@ -231,19 +232,27 @@ class Ledger:
                         events.append(event)
                 except sqlite3.IntegrityError as error:
                     outcomes.append(LedgerRefused("constraint", "an event", str(error)))
-                    db.execute("ROLLBACK TO one")
                 except sqlite3.Error:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever this caller did wrong is this caller's to hear
                     outcomes.append(error)
-                    db.execute("ROLLBACK TO one")
                 else:
                     outcomes.append(tuple(events))
                     head = group_head
+                    if not alone:
+                        db.execute("RELEASE one")
+                    continue
+                if alone:
+                    db.execute("ROLLBACK")
+                    return outcomes
+                db.execute("ROLLBACK TO one")
                 db.execute("RELEASE one")
             db.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._fail(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
         if head is not self.head:
             self.head = head
             try:
@@ -269,11 +278,14 @@ class Ledger:
             raise self._unwritable
 
     def _fail(self, error: sqlite3.Error) -> LedgerUnwritable:
+        self._roll_back()
+        self._unwritable = LedgerUnwritable("write", str(self.path), str(error), _DISK_HINT)
+        return self._unwritable
+
+    def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        self._unwritable = LedgerUnwritable("write", str(self.path), str(error), _DISK_HINT)
-        return self._unwritable
 
     def _publish(self, groups: Sequence[tuple[Event, ...]]) -> None:
         events = tuple(event for group in groups for event in group)
@@ -307,7 +319,8 @@ def _append(
         for name in FREE_TEXT_FIELDS:
             if name in body:
                 body[name] = redact(body[name])
-    text = canonical(body).decode()
+    body, encoded = canonical_copy(body)
+    text = encoded.decode()
     if len(text) > chain.BODY_BYTES_MAX:
         raise LedgerRefused(
             "body-too-large",
@@ -326,7 +339,7 @@ def _append(
     )
     if payload_hash is not None:
         db.execute("INSERT INTO payloads VALUES (?, ?, ?, ?)", (seq, *_packed(salt, data)))
-    event = Event(seq, at, draft.type, chain.parse(text), payload_hash, hash_)  # type: ignore[arg-type]
+    event = Event(seq, at, draft.type, body, payload_hash, hash_)
     apply(db, event)
     if draft.type == "payload.erased":
         _erase(db, body["erased"])
