@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format crash soak bench local-model lock docs wheel clean
+.PHONY: help setup setup-dev run test lint format crash bench local-model lock docs wheel clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ run: setup ## the main job, on this machine's logs
 
 test: setup-dev ## all tests
 	@$(MAKE) --no-print-directory $(LOCAL_MODEL) || echo "make test: going on without the local model; its tests are skipped"
-	@.venv/bin/python -m pytest -n $(WORKERS) --benchmark-disable $(TESTS)
+	@.venv/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
 lint: setup-dev ## linter, formatter (check only) and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -36,14 +36,12 @@ lint: setup-dev ## linter, formatter (check only) and types
 format: setup-dev ## let the formatter write
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
-crash: setup-dev ## kill the daemon at every step, many times over
-	@.venv/bin/python -m pytest tests/crash -n $(WORKERS) --timeout 1800 -o addopts="-v --import-mode=importlib"
+crash: setup-dev ## the daemon and its ledger killed and cut off at every step, many thousand times (CRASH="--sample 50": fewer)
+	@.venv/bin/python -m tests.crash $(CRASH)
 
-soak: setup-dev ## months of schedule under a simulated clock
-	@.venv/bin/python -m pytest tests/simulation -n $(WORKERS) --timeout 3600 -o addopts="-v --import-mode=importlib"
-
-bench: setup-dev ## the measurements
-	@.venv/bin/python -m pytest tests/benchmarks --benchmark-only
+bench: setup-dev ## the measurements, for people to read: nothing in them passes or fails
+	@.venv/bin/python -m tests.benchmarks.bench_ledger
+	@.venv/bin/python -m tests.benchmarks.bench_memory growth
 
 local-model: $(LOCAL_MODEL) ## a small model and its server, for `planner: model` without any key (92 MB)
 	@echo "The model is $(LOCAL_MODEL). Next: .venv/bin/perdure init --planner local --model $(LOCAL_MODEL) DIR"

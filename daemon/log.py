@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 JOURNAL: Final = "/run/systemd/journal/socket"
 FIELD_BYTES_MAX: Final = 32 * 1024  # a datagram of the journal holds about 200 KB
+HANDLER: Final = "perdure"
 PRIORITIES: Final = {"critical": 2, "error": 3, "exception": 3, "warning": 4, "info": 6, "debug": 7}
 QUIET: Final = (
     "apscheduler",
@@ -63,7 +64,11 @@ def configure(
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for earlier in [each for each in root.handlers if each.name == HANDLER]:
+        root.removeHandler(earlier)
+        earlier.close()
+    handler.name = HANDLER
+    root.addHandler(handler)
     root.setLevel(threshold)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))

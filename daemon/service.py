@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import structlog
 
 import perdure
-from perdure.daemon import operations
+from perdure.daemon import corrections, event_log, operations
+from perdure.daemon import log as log_lines
 from perdure.daemon.clock import Identifiers
 from perdure.daemon.config import load_config
 from perdure.daemon.control import ControlServer
@@ -23,6 +25,7 @@ from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.sandbox.strays import end_strays
+from perdure.daemon.secrets import redactor
 from perdure.daemon.slot_runner import SlotRunner
 from perdure.daemon.supervision import Supervision
 from perdure.daemon.timer import Timer
@@ -162,7 +165,10 @@ class Service:
 async def serve(workspace: Path, *, on_event: OnEvent | None = None, sessions_max: int | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM; returns its exit code. Raises Problems before anything starts."""
     loaded = load_workspace(workspace)
+    watched = on_event is not None and sys.stderr.isatty()  # the person who sees every event needs only the failures
+    log_lines.configure(redact=redactor(loaded.config), level="error" if watched else "info")
     with own_ledger(loaded.config) as owned:
+        owned.ledger.subscribe(event_log.tell)
         if on_event is not None:
             owned.ledger.subscribe(on_event)
         try:
@@ -180,6 +186,7 @@ async def operate_alone(
     config = load_config(workspace)
     if operation == "status":
         return {"pid": None}
+    log_lines.configure(redact=redactor(config), level="warning")
     with own_ledger(config) as owned:
         if on_event is not None:
             owned.ledger.subscribe(on_event)
@@ -200,7 +207,7 @@ async def operate_alone(
             return await operate(runtime, operation, params, os.getuid())
 
 
-LEDGER_OPERATIONS = frozenset({"answer", "pause", "resume", "grants.revoke"})
+LEDGER_OPERATIONS = frozenset({"answer", "pause", "resume", "grants.revoke"}) | corrections.OPERATIONS.keys()
 
 
 async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid: int) -> JSON:
@@ -222,6 +229,8 @@ def _on_ledger(
             return operations.pause(ledger, uid, **params)
         case "resume":
             return operations.resume(ledger, uid, **params)
+        case _ if operation in corrections.OPERATIONS:
+            return corrections.OPERATIONS[operation](ledger, identifiers, now, uid, **params)
         case _:
             return operations.revoke_grant(ledger, uid, **params)
 

@@ -25,12 +25,16 @@ class Supervisor(Protocol):
 
 
 class Watchdog:
-    """Ends `program` when its heartbeat is older than `seconds`; before the first beat, when it has run that long."""
+    """Ends `program` when its heartbeat is older than `seconds`; before the first beat, when it has run for
+    `seconds_to_start` (a daemon that settles what a crash left may take a while)."""
 
-    def __init__(self, *, program: str, heartbeat: Path, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, program: str, heartbeat: Path, seconds: float, seconds_to_start: float, say: Callable[[str], None]
+    ) -> None:
         self._program = program
         self._heartbeat = heartbeat
         self._seconds = seconds
+        self._seconds_to_start = seconds_to_start
         self._say = say
         self._aborted: int | None = None
 
@@ -42,13 +46,12 @@ class Watchdog:
         pid = int(process["pid"])
         age = seconds_since_beat(self._heartbeat, pid)
         silent = age if age is not None else float(process["now"] - process["start"])
-        if silent <= self._seconds:
+        most = self._seconds if age is not None else self._seconds_to_start
+        if silent <= most:
             return
         signal = "KILL" if self._aborted == pid else "ABRT"
         self._aborted = pid
-        self._say(
-            f"{self._program} ({pid}) has been silent for {silent:.0f} s of at most {self._seconds:.0f}: SIG{signal}"
-        )
+        self._say(f"{self._program} ({pid}) has been silent for {silent:.0f} s of at most {most:.0f}: SIG{signal}")
         supervisor.signalProcess(self._program, signal)
 
 
@@ -60,13 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("heartbeat", type=Path, help="the daemon's heartbeat file: STATE/heartbeat")
     parser.add_argument("--program", default="perdure", help="what supervisord calls the daemon")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long its event loop may be silent")
+    parser.add_argument(
+        "--seconds-to-start", type=float, default=300.0, help="how long it may take until its first beat"
+    )
     given = parser.parse_args(arguments)
 
     def say(text: str) -> None:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
-    watchdog = Watchdog(program=given.program, heartbeat=given.heartbeat, seconds=given.seconds, say=say)
+    watchdog = Watchdog(
+        program=given.program,
+        heartbeat=given.heartbeat,
+        seconds=given.seconds,
+        seconds_to_start=given.seconds_to_start,
+        say=say,
+    )
     while True:
         childutils.listener.wait(sys.stdin, sys.stdout)
         try:

@@ -21,12 +21,13 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_daemon_comes_back_from_a_kill_and_from_a_hang_and_stops_cleanly(
     supervised: Callable[..., Any], home: Path, eventually: Callable[..., Any]
 ) -> None:
     workspace = home / "workspace"
     init_workspace(workspace, example="log-triage", machine_logs=[])
-    with supervised(BIN / "perdure", workspace, 2) as running:
+    with supervised(BIN / "perdure", workspace, 4) as running:
 
         def beating_after(pid: int) -> int | None:
             info = running.info()

@@ -50,7 +50,11 @@ steps:
   - {{do: write_file, args: {{path: {FILES}/seen.txt, text: "it ran"}}}}
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +96,10 @@ def test_it_is_up_only_when_it_says_so_and_tells_what_it_does(machine: Machine) 
 
 
 def test_the_journal_has_its_fields(machine: Machine) -> None:
-    assert machine.run(
-        "journalctl", "-u", "perdure", "--no-pager", "-o", "json", "PERDURE_LOGGER=perdure.daemon.service"
-    )
+    lines = machine.run("journalctl", "-u", "perdure", "--no-pager", "-o", "json", "PERDURE_LOGGER=perdure.events")
+    [started] = [line for line in map(json.loads, lines.splitlines()) if line["MESSAGE"].startswith("daemon.started")]
+    assert started["PRIORITY"] == "6"
+    assert started["PERDURE_PID"] == machine.show("perdure", "MainPID")
 
 
 def test_state_is_its_own_and_configuration_is_not(machine: Machine) -> None:

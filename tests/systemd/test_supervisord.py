@@ -106,7 +106,9 @@ class Recording:
 
 
 def look_twice(supervisor: Recording, heartbeat: Path, seconds: float) -> list[str]:
-    watchdog = Watchdog(program="perdure", heartbeat=heartbeat, seconds=seconds, say=lambda _text: None)
+    watchdog = Watchdog(
+        program="perdure", heartbeat=heartbeat, seconds=seconds, seconds_to_start=300, say=lambda _text: None
+    )
     watchdog.look(supervisor)
     watchdog.look(supervisor)
     return supervisor.sent
@@ -124,8 +126,8 @@ def test_a_silent_daemon_is_aborted_then_killed(tmp_path: Path) -> None:
 
 def test_a_starting_daemon_has_its_time_from_its_start(tmp_path: Path) -> None:
     (tmp_path / "heartbeat").write_text(f"{os.getpid() + 1} 1\n")  # the one before it
-    assert look_twice(Recording(now=59), tmp_path / "heartbeat", 60) == []
-    assert look_twice(Recording(now=61), tmp_path / "heartbeat", 60) == ["ABRT", "KILL"]
+    assert look_twice(Recording(now=299), tmp_path / "heartbeat", 60) == []
+    assert look_twice(Recording(now=301), tmp_path / "heartbeat", 60) == ["ABRT", "KILL"]
 
 
 def test_a_stopped_daemon_is_nobodys_concern(tmp_path: Path) -> None:
