@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from perdure.state.canonical import canonical
 from perdure.state.chain import parse
 
 NAME: Final = "anchor"
@@ -27,7 +26,7 @@ class Anchored:
 
     def line(self) -> bytes:
         """The line as it stands in the file."""
-        return canonical({"at": self.at, "epoch": self.epoch, "hash": self.hash, "seq": self.seq}) + b"\n"
+        return f'{{"at":{self.at},"epoch":{self.epoch},"hash":"{self.hash}","seq":{self.seq}}}\n'.encode()
 
 
 class AnchorWriter:

@@ -54,7 +54,16 @@ class Work:
         for number in range(SESSIONS):
             self.ledger.commit(
                 e.SlotOpened(slot=f"t{number}/manual/1", task=f"t{number}", kind="manual", due=1),
-                e.SessionOpened(session=f"S{number}", task=f"t{number}", slot=f"t{number}/manual/1", planner="playbook", bounds={"steps": 10}, task_digest="d", policies="p", fence=1),
+                e.SessionOpened(
+                    session=f"S{number}",
+                    task=f"t{number}",
+                    slot=f"t{number}/manual/1",
+                    planner="playbook",
+                    bounds={"steps": 10},
+                    task_digest="d",
+                    policies="p",
+                    fence=1,
+                ),
             )
 
     def drafts(self, session: int) -> tuple[list[e.Draft], e.ActionIntended, e.ActionEnded]:
@@ -64,11 +73,36 @@ class Work:
         digest = "sha256:" + "0" * 64
         return (
             [
-                e.ActionProposed(**common, step=1, tool="write_file", effect="idempotent", digest=digest, confidence=1.0, key="steps[0]", payload={"args": {"path": "reports/a.md", "text": "hello " * 20}, "provenance": {"path": ["instruction"]}}),
-                e.ActionDecided(**common, decision="auto", rules=[{"name": "reports", "file": "policies/main.yaml", "line": 4, "decide": "auto"}], reason="rule reports", policies=digest),
+                e.ActionProposed(
+                    **common,
+                    step=1,
+                    tool="write_file",
+                    effect="idempotent",
+                    digest=digest,
+                    confidence=1.0,
+                    key="steps[0]",
+                    payload={
+                        "args": {"path": "reports/a.md", "text": "hello " * 20},
+                        "provenance": {"path": ["instruction"]},
+                    },
+                ),
+                e.ActionDecided(
+                    **common,
+                    decision="auto",
+                    rules=[{"name": "reports", "file": "policies/main.yaml", "line": 4, "decide": "auto"}],
+                    reason="rule reports",
+                    policies=digest,
+                ),
             ],
             e.ActionIntended(**common, tool="write_file", effect="idempotent", digest=digest, attempt=1),
-            e.ActionEnded(**common, tool="write_file", attempt=1, status="succeeded", duration_us=10, payload={"result": {"bytes": 120}}),
+            e.ActionEnded(
+                **common,
+                tool="write_file",
+                attempt=1,
+                status="succeeded",
+                duration_us=10,
+                payload={"result": {"bytes": 120}},
+            ),
         )
 
     def grow(self, events: int) -> None:
@@ -154,11 +188,30 @@ def measure(directory: Path, sizes: list[int], seconds: float) -> Iterator[dict[
     for size in sizes:
         work.grow(size)
         bare, alone = alternate(floor.action, journal(work), seconds)
-        yield {"events": size, "what": "journal alone: intent, outcome", "floor_us": bare, "us": alone, "ratio": alone / bare}
+        yield {
+            "events": size,
+            "what": "journal alone: intent, outcome",
+            "floor_us": bare,
+            "us": alone,
+            "ratio": alone / bare,
+        }
         bare, all_the_way = alternate(floor.action, whole(work), seconds)
-        yield {"events": size, "what": "proposal + decision + intent, outcome", "floor_us": bare, "us": all_the_way, "ratio": all_the_way / bare}
+        yield {
+            "events": size,
+            "what": "proposal + decision + intent, outcome",
+            "floor_us": bare,
+            "us": all_the_way,
+            "ratio": all_the_way / bare,
+        }
         per_second, commits = company(work, 60)
-        yield {"events": size, "what": f"the same in {SESSIONS} sessions at once", "us": 1e6 / per_second, "ratio": all_the_way / (1e6 / per_second), "actions_per_second": per_second, "commits_per_action": commits}
+        yield {
+            "events": size,
+            "what": f"the same in {SESSIONS} sessions at once",
+            "us": 1e6 / per_second,
+            "ratio": all_the_way / (1e6 / per_second),
+            "actions_per_second": per_second,
+            "commits_per_action": commits,
+        }
         before, intent, _ = work.drafts(1)
         work.ledger.commit(*before, intent)
         copy = directory / f"killed-{size}"  # as a kill leaves it: not closed, its log beside it
@@ -175,7 +228,13 @@ def measure(directory: Path, sizes: list[int], seconds: float) -> Iterator[dict[
             started = time.perf_counter()
             report = verify(copy, parity=parity)
             took = time.perf_counter() - started
-            yield {"events": size, "what": f"verify {'with parity' if parity else 'chain, anchor, payloads'}", "us": took * 1e6, "events_per_second": report.events / took, "ok": report.ok}
+            yield {
+                "events": size,
+                "what": f"verify {'with parity' if parity else 'chain, anchor, payloads'}",
+                "us": took * 1e6,
+                "events_per_second": report.events / took,
+                "ok": report.ok,
+            }
         _, _, outcome = before, intent, _
         work.ledger.commit(outcome)
         shutil.rmtree(copy)
@@ -184,7 +243,11 @@ def measure(directory: Path, sizes: list[int], seconds: float) -> Iterator[dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_ledger", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.bench_ledger",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--events", type=int, nargs="*", default=[1_000, 100_000])
     parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
     parser.add_argument("--directory", type=Path, help="on the disk to measure (default: the temporary directory)")
@@ -196,7 +259,11 @@ def main() -> None:
             if options.json:
                 print(json.dumps(row), flush=True)
                 continue
-            extra = "".join(f"  {name.replace('_', ' ')} {value:,.2f}" if isinstance(value, float) else f"  {name} {value}" for name, value in row.items() if name not in {"events", "what", "us"})
+            extra = "".join(
+                f"  {name.replace('_', ' ')} {value:,.2f}" if isinstance(value, float) else f"  {name} {value}"
+                for name, value in row.items()
+                if name not in {"events", "what", "us"}
+            )
             print(f"{row['events']:>10,}  {row['what']:<42}{row['us']:>12,.0f} µs{extra}", flush=True)
     finally:
         shutil.rmtree(directory)

@@ -18,6 +18,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--sample", type=int, default=0, help="scenarios per set; 0: all of them")
     parser.add_argument("--states", type=int, default=0, help="power-loss states; 0: all of them")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=5,
+        help="every how many-th crash is followed by faults at every call of its recovery; 0: none",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--layer", choices=("kill", "power", "all"), default="all")
     parser.add_argument("--agents", nargs="*", help="only these; default: the right one and every control")
@@ -81,7 +87,7 @@ def kill(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
             sets = [
                 matrix.every(),
                 matrix.every(fresh=True),
-                matrix.every_pair(first_modes=("kill", "kill-after", "disk-full")),
+                *([matrix.every_pair(stride=options.stride)] if options.stride else []),
             ]
             tally = matrix.run(one for scenarios in sets for one in scenarios)
     finally:
