@@ -15,7 +15,7 @@ from perdure.daemon.runtime import Runtime
 from perdure.daemon.secrets import redactor
 from perdure.daemon.tasks import Task
 from perdure.daemon.tools.registry import build_tools
-from perdure.daemon.workspace import LoadedWorkspace, digests, policy_files
+from perdure.daemon.workspace import LoadedWorkspace
 from perdure.memory import Memory
 from perdure.state import projections
 from perdure.state.events import ConfigurationLoaded, Draft, TaskLoaded, TaskRemoved
@@ -86,12 +86,11 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
 
 def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
     """Events for what differs from the configuration that the ledger last saw in force."""
-    workspace = loaded.config.workspace
     held = projections.configuration(ledger.reader)
     drafts: list[Draft] = []
     now_in_force = {
         "config": ("sha256:" + loaded.config.digest.removeprefix("sha256:"), {"perdure.toml": loaded.config.digest}),
-        "policies": (loaded.policies.digest, digests(policy_files(workspace), workspace)),
+        "policies": (loaded.policies.digest, dict(loaded.policies.files)),
     }
     for kind, (digest, files) in now_in_force.items():
         if held.get(kind) != digest:

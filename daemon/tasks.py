@@ -142,7 +142,7 @@ def read_task(
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
         return None, [Problem(name, line, column, f"the byte 0x{content[error.start]:02x}", "text in UTF-8")]
-    reader = _Reader(Source(name, text), text, frozenset(known_tools))
+    reader = _Reader(Source(name, text), text, known_tools)
     settings, body_from = reader.settings()
     if settings is None:
         return None, reader.problems
@@ -190,7 +190,7 @@ def _schedule(entry: ScheduleEntry, zone: str, workspace: Path) -> Schedule:
 class _Reader:
     """One task file on its way to a Task; collects what is wrong. Line numbers count from 0 inside, from 1 in problems."""
 
-    def __init__(self, source: Source, text: str, known_tools: frozenset[str]) -> None:
+    def __init__(self, source: Source, text: str, known_tools: Collection[str]) -> None:
         self.source = source
         self.lines = text.split("\n")
         self.known_tools = known_tools

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from perdure.daemon.tasks import Task, load_tasks
 from perdure.daemon.tools.model import ToolSpec
 from perdure.daemon.tools.registry import tool_specs
 from perdure.errors import Problem, Problems
+from perdure.policies import loading
 from perdure.policies.decisions import PolicySet
-from perdure.policies.loading import load_policies
+from perdure.policies.loading import check_documents, load_policies
 from perdure.policies.model import ToolSignature
 
 POLICIES = "policies"
@@ -35,7 +35,10 @@ class LoadedWorkspace:
 def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorkspace:
     """Load everything. Raises Problems with every mistake of every file at once."""
     if config is None:
-        config = load_config(directory)
+        try:
+            config = load_config(directory)
+        except Problems as error:
+            raise Problems("load", error.problems + _problems_whatever_the_tools(directory.resolve())) from None
     specs = tool_specs(config)
     problems: list[Problem] = []
     tasks: Mapping[str, Task] = {}
@@ -46,7 +49,7 @@ def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorks
     except Problems as error:
         problems += error.problems
     try:
-        policies = load_policies(policy_files(config.workspace), signatures(specs), workspace=config.workspace)
+        policies = load_policies([config.workspace / POLICIES], signatures(specs), workspace=config.workspace)
     except Problems as error:
         problems += error.problems
     if problems or policies is None:
@@ -54,9 +57,27 @@ def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorks
     return LoadedWorkspace(config=config, specs=specs, tasks=tasks, policies=policies)
 
 
+class _AnyTool(frozenset[str]):
+    """Every name: while the configuration is broken, nobody knows which tools there are."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _problems_whatever_the_tools(workspace: Path) -> list[Problem]:
+    problems: list[Problem] = []
+    try:
+        load_tasks(workspace / TASKS, known_tools=_AnyTool(), timezone="UTC")
+    except Problems as error:
+        problems += error.problems
+    if (workspace / POLICIES).is_dir():
+        problems += check_documents([workspace / POLICIES], workspace=workspace)
+    return problems
+
+
 def policy_files(workspace: Path) -> list[Path]:
-    """The policy files in force, in a fixed order (which decides nothing)."""
-    return sorted((workspace / POLICIES).glob("*.yaml"))
+    """The workspace's own policy files."""
+    return loading.policy_files([workspace / POLICIES])
 
 
 def signatures(specs: Mapping[str, ToolSpec]) -> dict[str, ToolSignature]:
@@ -64,11 +85,4 @@ def signatures(specs: Mapping[str, ToolSpec]) -> dict[str, ToolSignature]:
     return {
         name: ToolSignature(name=name, effect=spec.effect, args_schema=spec.args_schema, paths=dict(spec.paths))
         for name, spec in specs.items()
-    }
-
-
-def digests(paths: list[Path], workspace: Path) -> dict[str, str]:
-    """Each file, relative to the workspace, with its SHA-256."""
-    return {
-        str(path.relative_to(workspace)): "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
     }

@@ -258,3 +258,13 @@ def test_a_workspace_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> 
     code, out = Daemon(stage).say("-w", str(stage.directory), "run")
     assert code == 2
     assert "perdure init" in out
+
+
+def test_a_broken_configuration_does_not_hide_what_else_is_wrong(stage: Stage, daemon: Daemon) -> None:
+    stage.write("perdure.toml", "timezon = 'UTC'\n[limits]\nsessions = 0\n")
+    stage.playbook("report", "\n  - {do: write_file, args: {}, wen: 'true'}\n", tools="write_file")
+    stage.write("policies/broken.yaml", "version: 1\nrules:\n  - {name: x, tools: [write_file], decid: auto}\n")
+    code, out = daemon.say("check")
+    assert code == 2
+    for said in ("perdure.toml:1", "timezone", "perdure.toml:3", "tasks/report.md", "wen", "policies/broken.yaml:3", "decid"):
+        assert said in out, out
