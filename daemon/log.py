@@ -84,6 +84,16 @@ def goes_to_journal(stream: TextIO) -> bool:
     return device_inode == f"{found.st_dev}:{found.st_ino}"
 
 
+def shown_together(view: TextIO, lines: TextIO) -> bool:
+    """Whether log lines would stand between those of a live view: both go to a terminal, or to the same file or pipe."""
+    try:
+        ends = [os.fstat(stream.fileno()) for stream in (view, lines)]
+    except (OSError, ValueError):
+        return False
+    same = (ends[0].st_dev, ends[0].st_ino) == (ends[1].st_dev, ends[1].st_ino)
+    return same or (view.isatty() and lines.isatty())
+
+
 def _redaction(redact: Callable[[Any], Any]) -> Processor:
     def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {key: value if key.startswith("_") else redact(value) for key, value in event.items()}

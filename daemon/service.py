@@ -165,7 +165,7 @@ class Service:
 async def serve(workspace: Path, *, on_event: OnEvent | None = None, sessions_max: int | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM; returns its exit code. Raises Problems before anything starts."""
     loaded = load_workspace(workspace)
-    watched = on_event is not None and sys.stderr.isatty()  # the person who sees every event needs only the failures
+    watched = on_event is not None and log_lines.shown_together(sys.stdout, sys.stderr)  # who sees all needs no lines
     log_lines.configure(redact=redactor(loaded.config), level="error" if watched else "info")
     with own_ledger(loaded.config) as owned:
         owned.ledger.subscribe(event_log.tell)

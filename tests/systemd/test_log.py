@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.daemon.log import JournalHandler, journal_datagram
+from perdure.daemon.log import JournalHandler, journal_datagram, shown_together
 
 WRITER = """
 import logging, sys
@@ -114,3 +114,13 @@ def test_a_forged_line_cannot_add_fields() -> None:
     found = fields(datagram)
     assert found["PRIORITY"] == "6"
     assert set(found) == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "PERDURE_LOGGER", "PERDURE_A_B_"}
+
+
+def test_lines_and_live_view_are_told_apart_where_they_go_apart(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "one").open("w") as one,
+        (tmp_path / "one").open("a") as again,
+        (tmp_path / "two").open("w") as two,
+    ):
+        assert shown_together(one, again)
+        assert not shown_together(one, two)
