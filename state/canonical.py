@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rfc8785
@@ -28,13 +28,16 @@ class _Uncommon(Exception):
     """The value needs the full RFC 8785 encoder (keys outside ASCII, floats with an exponent)."""
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
-if (c_make_encoder := getattr(json.encoder, "c_make_encoder", None)) is not None:
+def _encoder() -> Callable[[Any], str]:
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python without the C accelerator
+        return json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
     # JSONEncoder.encode makes this anew for every call, which costs more than encoding an event's body.
-    _chunks = c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+    chunks = make(None, None, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+    return lambda value: "".join(chunks(value, 0))
 
-    def _encode(value: Any) -> str:
-        return "".join(_chunks(value, 0))
+
+_encode = _encoder()
 
 
 def canonical(value: Any) -> bytes:

@@ -59,12 +59,11 @@ from perdure.state.slots import (
 )
 
 __all__ = [
-    "ActionRow", "CallRow", "EscalationRow", "GrantRow", "SessionRow", "SlotRow", "Spend", "TaskRow",
-    "action", "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation", "escalations", "grants",
-    "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "paused", "rebuild",
-    "resolve",
-    "session", "sessions", "slot", "slots", "spend", "success_rate", "task_first_loaded", "tasks", "tool_calls",
-    "unknown_actions", "waiting_sessions",
+    "ActionRow", "CallRow", "EscalationRow", "GrantRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
+    "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
+    "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
+    "open_sessions", "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend",
+    "success_rate", "task_first_loaded", "tasks", "tool_calls", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
