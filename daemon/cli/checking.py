@@ -43,10 +43,10 @@ def check(invocation: Invocation) -> None:
 
     Lists every mistake with file, line and column and exits 2; exits 0 where all is well. Starts nothing, changes nothing.
     """
-    from perdure.daemon.workspace import load_workspace, policy_files
+    from perdure.daemon.workspace import load_workspace
 
     loaded = load_workspace(invocation.workspace)
-    files = [str(path.relative_to(loaded.config.workspace)) for path in policy_files(loaded.config.workspace)]
+    files = sorted(loaded.policies.files)
     tasks = [_task_json(task, loaded.config) for task in loaded.tasks.values()]
     if invocation.as_json:
         invocation.emit(

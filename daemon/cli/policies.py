@@ -44,12 +44,12 @@ def check(invocation: Invocation, files: tuple[Path, ...]) -> None:
     """Load policy files and run their own tests (default: the workspace's). Lists every mistake and exits 2."""
     from perdure.daemon.config import load_config
     from perdure.daemon.tools.registry import tool_specs
-    from perdure.daemon.workspace import policy_files, signatures
+    from perdure.daemon.workspace import POLICIES, signatures
     from perdure.policies.lints import lints
     from perdure.policies.loading import load_policies
 
     config = load_config(invocation.workspace)
-    paths = list(files) or policy_files(config.workspace)
+    paths = list(files) or [config.workspace / POLICIES]
     policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
     remarks = lints(policies)
     rules, tests = len(policies.rules), sum(len(document.tests) for document in policies.documents)

@@ -41,12 +41,12 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
     """
     from perdure.daemon.config import load_config
     from perdure.daemon.tools.registry import tool_specs
-    from perdure.daemon.workspace import policy_files, signatures
+    from perdure.daemon.workspace import POLICIES, signatures
     from perdure.policies.loading import load_policies
     from perdure.policies.replay import replay as replay_over
 
     config = load_config(invocation.workspace)
-    paths = list(files) or policy_files(config.workspace)
+    paths = list(files) or [config.workspace / POLICIES]
     policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
     outcome = replay_over(policies, recorded_decisions(invocation, invocation.now() - since))
     if invocation.as_json:
