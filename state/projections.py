@@ -9,6 +9,7 @@ from typing import Final
 from perdure.errors import PerdureError
 from perdure.state import escalations as _escalations
 from perdure.state import journal as _journal
+from perdure.state import outside_tools as _outside_tools
 from perdure.state import sessions as _sessions
 from perdure.state import slots as _slots
 from perdure.state.escalations import (
@@ -31,6 +32,7 @@ from perdure.state.journal import (
     tool_calls,
     unknown_actions,
 )
+from perdure.state.outside_tools import OutsideToolRow, outside_tools
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, statements
@@ -59,7 +61,7 @@ from perdure.state.slots import (
 )
 
 __all__ = [
-    "ActionRow", "CallRow", "EscalationRow", "GrantRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
+    "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
     "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
     "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
     "open_sessions", "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend",
@@ -169,5 +171,8 @@ _HANDLERS: Final[Mapping[str, Callable[[sqlite3.Connection, Event], None]]] = {
     "escalation.expired": _escalations.escalation_expired,
     "grant.given": _escalations.grant_given,
     "grant.revoked": _escalations.grant_revoked,
+    "mcp.tool-listed": _outside_tools.tool_listed,
+    "mcp.tool-gone": _outside_tools.tool_gone,
+    "mcp.tool-accepted": _outside_tools.tool_accepted,
     "payload.erased": _payload_erased,
 }

@@ -227,6 +227,21 @@ CREATE TABLE grants (
     seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE outside_tools (
+    server TEXT NOT NULL,
+    tool TEXT NOT NULL,
+    name TEXT NOT NULL,
+    listed_hash TEXT, -- NULL once the server no longer lists it
+    listed_seq INTEGER NOT NULL,
+    listed_at INTEGER NOT NULL,
+    changes INTEGER NOT NULL,
+    accepted_hash TEXT,
+    accepted_seq INTEGER,
+    accepted_at INTEGER,
+    accepted_uid INTEGER,
+    PRIMARY KEY (server, tool)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE erasures (
     erased INTEGER PRIMARY KEY,
     reason TEXT NOT NULL,
@@ -238,7 +253,7 @@ CREATE TABLE erasures (
 
 PROJECTION_TABLES: Final = (
     "ledger", "tasks", "configuration", "pauses", "slots", "sessions", "actions", "reliability", "calls", "escalations",
-    "grants", "erasures",
+    "grants", "outside_tools", "erasures",
 )  # fmt: skip
 
 
