@@ -215,7 +215,8 @@ def test_nothing_is_left_for_later() -> None:
     wrong = [
         f"{name}:{number} {line.strip()}"
         for name in tracked()
-        if Path(name).suffix in {".py", ".sh", ".md", ".toml", ".yaml"} and name != "tests/test_house.py"
+        if Path(name).suffix in {".py", ".sh", ".md", ".toml", ".yaml"}
+        and not name.startswith("tests/")  # a corpus of commands may well search for such words
         for number, line in enumerate((REPOSITORY / name).read_text(encoding="utf-8").splitlines(), 1)
         if words.search(line)
     ]
