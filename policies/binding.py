@@ -9,7 +9,7 @@ from perdure.policies.conditions import ConditionMistake, Vocabulary
 from perdure.policies.documents import Complaints, Place, nearest, short
 from perdure.policies.model import ToolSignature
 from perdure.policies.patterns import name_glob
-from perdure.policies.rules import ArgumentPattern, Equals, Glob, OneOf, PolicyFile, Rule, Under
+from perdure.policies.rules import ArgumentPattern, Glob, OneOf, PolicyFile, Rule, Under
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -59,7 +59,11 @@ def _arguments(rule: Rule, tools: list[ToolSignature], complaints: Complaints) -
             complaints.add(_place(rule, key), f"`{key}` for {tools[0].name}", "a tool with a `url` among its arguments")
     for host in rule.hosts:
         if "://" in host or "/" in host or "*" in host.removeprefix("*.") or ":" in host:
-            complaints.add(_place(rule, "host"), f"the host {short(host)!r}", "a host name without scheme, port or path; *.NAME for all below NAME")
+            complaints.add(
+                _place(rule, "host"),
+                f"the host {short(host)!r}",
+                "a host name without scheme, port or path; *.NAME for all below NAME",
+            )
 
 
 def is_command(tool: ToolSignature) -> bool:
@@ -79,17 +83,23 @@ def _pattern(rule: Rule, name: str, pattern: ArgumentPattern, tool: ToolSignatur
     if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
         schema = schema["items"]  # a list matches by its elements
     kind = schema.get("type")
-    wanted = _KINDS.get(kind) if isinstance(kind, str) else None
+    wanted = _KINDS.get(str(kind))
     if isinstance(pattern, Glob):
         if wanted is not None and str not in wanted:
             complaints.add(place, "a glob", f"a comparison for {name!r} of {tool.name}, which is of type {kind}")
         return
-    for value in pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ():
+    for value in pattern.values if isinstance(pattern, OneOf) else (pattern.value,):
         if wanted is not None and not _is_a(value, wanted):
-            complaints.add(place, f"the {type(value).__name__} {short(str(value))!r}", f"a value of type {kind}, as {name!r} of {tool.name} is")
+            complaints.add(
+                place,
+                f"the {type(value).__name__} {short(str(value))!r}",
+                f"a value of type {kind}, as {name!r} of {tool.name} is",
+            )
         elif isinstance(schema.get("enum"), list) and value not in schema["enum"]:
             allowed = [str(item) for item in schema["enum"]]
-            complaints.add(place, f"the value {short(str(value))!r}", f"one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+            complaints.add(
+                place, f"the value {short(str(value))!r}", f"one of {', '.join(allowed)}{nearest(str(value), allowed)}"
+            )
 
 
 def _is_a(value: Any, wanted: tuple[type, ...]) -> bool:

@@ -45,7 +45,9 @@ FACTS: Mapping[str, Fact] = {
     "last_day.tokens": Fact("int", "day_tokens", "tokens of all sessions in the last 24 hours"),
     "last_day.cost_usd": Fact("double", "day_cost_usd", "cost of all sessions in the last 24 hours"),
     "last_day.calls": Fact("int", "tool_calls_day", "calls of this tool in the last 24 hours"),
-    "success_rate": Fact("double", "success_rate", "verified success rate of this tool in this task; -1.0: no record yet"),
+    "success_rate": Fact(
+        "double", "success_rate", "verified success rate of this tool in this task; -1.0: no record yet"
+    ),
 }
 # Known of the action itself, so that tests set them through `args`.
 ACTION_VARIABLES: Mapping[str, str] = {"tool": "string", "effect": "string", "host": "string", "method": "string"}
@@ -59,7 +61,29 @@ _TYPES: Mapping[str, Any] = {
 }
 _SCHEMA_TYPES = {"string": "string", "integer": "int", "number": "double", "boolean": "bool"}
 _CEL_WORDS = frozenset(
-    "as break const continue else false for function if import in let loop null package namespace return true var void while".split()
+    [
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "false",
+        "for",
+        "function",
+        "if",
+        "import",
+        "in",
+        "let",
+        "loop",
+        "null",
+        "package",
+        "namespace",
+        "return",
+        "true",
+        "var",
+        "void",
+        "while",
+    ]
 )
 _PLACE = re.compile(r"<input>:(-?[0-9]+):(-?[0-9]+): (.*)")
 _MATCHES = re.compile(r"""\bmatches\s*\((?:[^()'"]*,)?\s*(r?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"))\s*\)""")
@@ -74,7 +98,7 @@ def variable(name: str) -> str:
     return "_" + plain if plain[0].isdigit() else plain
 
 
-class ConditionMistake(Exception):  # noqa: N818 (a mistake of the policy's writer, turned into a Problem)
+class ConditionMistake(Exception):
     """Why a condition does not compile. `line` and `column` count from 1 within the condition."""
 
     def __init__(self, line: int, column: int, found: str, expected: str) -> None:
@@ -130,7 +154,9 @@ class Vocabulary:
             types[name] = _TYPES[kind]
         self.types = types
         self._env = cel.NewEnv(variables=types)
-        self._env_obligations = cel.NewEnv(variables={name: kind for name, kind in types.items() if name not in ABOUT_CERTAINTY})
+        self._env_obligations = cel.NewEnv(
+            variables={name: kind for name, kind in types.items() if name not in ABOUT_CERTAINTY}
+        )
         self._used: set[str] = set()
 
     def compile(self, text: str, *, obligation: bool) -> Condition:
@@ -141,8 +167,17 @@ class Vocabulary:
         except Exception as error:  # noqa: BLE001 (the library says everything with RuntimeError)
             raise self._mistake(text, str(error), obligation) from None
         if expression.return_type() != cel.Type.BOOL or "has(" in text:
-            hint = "`given.NAME` for whether an optional argument was given" if "has(" in text else "a condition that is true or false"
-            raise ConditionMistake(1, 1, f"a value of type {expression.return_type().name().lower()}" if "has(" not in text else "has()", hint)
+            hint = (
+                "`given.NAME` for whether an optional argument was given"
+                if "has(" in text
+                else "a condition that is true or false"
+            )
+            raise ConditionMistake(
+                1,
+                1,
+                f"a value of type {expression.return_type().name().lower()}" if "has(" not in text else "has()",
+                hint,
+            )
         for literal in _MATCHES.finditer(text):
             self._check_pattern(text, literal)
         self._used |= {name for name in self.types if name in text}
@@ -175,7 +210,9 @@ class Vocabulary:
         if not isinstance(value, bool):
             before = text[: literal.start(1)]
             place = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-            raise ConditionMistake(*place, f"the pattern {literal[1]}", f"a regular expression of RE2 ({_first_line(str(value))})")
+            raise ConditionMistake(
+                *place, f"the pattern {literal[1]}", f"a regular expression of RE2 ({_first_line(str(value))})"
+            )
 
     def _mistake(self, text: str, message: str, obligation: bool) -> ConditionMistake:
         placed = _PLACE.search(message)
@@ -184,16 +221,35 @@ class Vocabulary:
         said = re.sub(r" \(in container ''\)| \[INVALID_ARGUMENT\]|^found ", "", said)
         unknown = re.search(r"undeclared reference to '([^']*)'", said)
         if not unknown:
-            return ConditionMistake(line, column, said, f"a condition in CEL over the arguments of {self.signature.name} and the documented facts")
+            return ConditionMistake(
+                line,
+                column,
+                said,
+                f"a condition in CEL over the arguments of {self.signature.name} and the documented facts",
+            )
         word = unknown[1]
         if word in ("args", "given", "provenance", "session", "last_hour", "last_day"):
             full = re.search(rf"\b{word}\.[A-Za-z_0-9]+", text)
             word = full[0] if full else word
-        start = text.splitlines()[line - 1].rfind(word.split(".", maxsplit=1)[0], 0, column) if line <= len(text.splitlines()) else -1
+        start = (
+            text.splitlines()[line - 1].rfind(word.split(".", maxsplit=1)[0], 0, column)
+            if line <= len(text.splitlines())
+            else -1
+        )
         if obligation and word in ABOUT_CERTAINTY:
-            return ConditionMistake(line, max(start, 0) + 1, f"{word!r} in a rule that requires", "no word about confidence or votes: obligations are what decides about them")
-        known = [name for name in self.types if name.startswith(word.partition(".")[0] + ".")] if "." in word else list(self.types)
-        expected = f"an argument of {self.signature.name} or a documented fact{nearest(word, known) or nearest(word, list(self.types))}"
+            return ConditionMistake(
+                line,
+                max(start, 0) + 1,
+                f"{word!r} in a rule that requires",
+                "no word about confidence or votes: obligations are what decides about them",
+            )
+        known = (
+            [name for name in self.types if name.startswith(word.partition(".")[0] + ".")]
+            if "." in word
+            else list(self.types)
+        )
+        hint = nearest(word, known) or nearest(word, list(self.types))
+        expected = f"an argument of {self.signature.name} or a documented fact{hint}"
         return ConditionMistake(line, max(start, 0) + 1, f"the unknown name {word!r}", expected)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
 from typing import TYPE_CHECKING
 
 from perdure.policies.conditions import Condition, Vocabulary
@@ -101,7 +100,12 @@ class PolicySet:
         self.workspace = workspace
         self.digest = digest
         self.files = files
-        self.rules = tuple(sorted((rule for document in documents for rule in document.rules), key=lambda rule: (rule.file, rule.line, rule.name)))
+        self.rules = tuple(
+            sorted(
+                (rule for document in documents for rule in document.rules),
+                key=lambda rule: (rule.file, rule.line, rule.name),
+            )
+        )
         self._resolve = resolve
         self.vocabularies = {name: Vocabulary(signature) for name, signature in signatures.items()}
         self._bound: dict[str, tuple[BoundRule, ...]] = {name: self._bind(name) for name in signatures}
@@ -147,7 +151,12 @@ class PolicySet:
         return self.answer(self.question(action, facts), grants=grants, unmet=unmet)
 
     def answer(
-        self, question: Question, *, grants: Sequence[Grant] = (), unmet: Sequence[str] = (), enforce_shadow: bool = False
+        self,
+        question: Question,
+        *,
+        grants: Sequence[Grant] = (),
+        unmet: Sequence[str] = (),
+        enforce_shadow: bool = False,
     ) -> Decision:
         """`decide` for a prepared question; `enforce_shadow` lets shadow rules count like all others."""
         live, shadow = _Counted(), _Counted()
@@ -172,7 +181,9 @@ class PolicySet:
 
         return explain(self, action, facts, grants=grants)
 
-    def _compose(self, counted: _Counted, question: Question, grants: Sequence[Grant], unmet: Sequence[str]) -> Decision:
+    def _compose(
+        self, counted: _Counted, question: Question, grants: Sequence[Grant], unmet: Sequence[str]
+    ) -> Decision:
         hits = counted.hits
         rules = (*hits, *(hit for hit, _ in counted.errors)) if counted.errors else tuple(hits)
         denied = [hit for hit in hits if hit.decide == "deny"]
@@ -192,7 +203,13 @@ class PolicySet:
         if undecided and NOTHING_DECIDES not in granted:
             reasons.append("no rule decides about this action")
         if reasons:
-            return self._escalation(rules, "; ".join(reasons), counted, plain=not (counted.errors or unmet or undecided), names=open_questions)
+            return self._escalation(
+                rules,
+                "; ".join(reasons),
+                counted,
+                plain=not (counted.errors or unmet or undecided),
+                names=open_questions,
+            )
         if granted:
             given = list(granted.values())
             rules += tuple(RuleHit(name=grant.rule, file="ledger", line=0, decide="grant") for grant in given)
@@ -203,10 +220,14 @@ class PolicySet:
     def _decision(self, decided: Decided, rules: tuple[RuleHit, ...], reason: str) -> Decision:
         return Decision(decision=decided, rules=rules, reason=reason, policies=self.digest)
 
-    def _escalation(self, rules: tuple[RuleHit, ...], reason: str, counted: _Counted, *, plain: bool, names: tuple[str, ...]) -> Decision:
+    def _escalation(
+        self, rules: tuple[RuleHit, ...], reason: str, counted: _Counted, *, plain: bool, names: tuple[str, ...]
+    ) -> Decision:
         """The shortest expiry of the rules that ask; silence approves only if each of them says so and nothing else asks."""
         asking = [rule for rule in counted.rules if rule.decide == "escalate"]
-        seconds = min((rule.expires_seconds for rule in asking if rule.expires_seconds is not None), default=EXPIRES_SECONDS)
+        seconds = min(
+            (rule.expires_seconds for rule in asking if rule.expires_seconds is not None), default=EXPIRES_SECONDS
+        )
         approves = plain and all(rule.on_expiry == "approve" for rule in asking)
         return Decision(
             decision="escalate",

@@ -113,14 +113,18 @@ def read_document(content: bytes, file: str) -> tuple[Node | None, Complaints]:
     """The tree of a YAML file, and what is wrong with it. None where nothing could be read."""
     complaints = Complaints(file, [])
     if len(content) > BYTES_MAX:
-        complaints.add(Place(0, 0), f"{len(content):,} bytes", f"at most {BYTES_MAX:,} bytes; split the file by purpose")
+        complaints.add(
+            Place(0, 0), f"{len(content):,} bytes", f"at most {BYTES_MAX:,} bytes; split the file by purpose"
+        )
         return None, complaints
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-        complaints.add(Place(line, column), f"the byte 0x{content[error.start]:02x}, which is not UTF-8", "text in UTF-8")
+        complaints.add(
+            Place(line, column), f"the byte 0x{content[error.start]:02x}, which is not UTF-8", "text in UTF-8"
+        )
         return None, complaints
     complaints.lines = text.splitlines()
     try:
@@ -135,7 +139,10 @@ def read_document(content: bytes, file: str) -> tuple[Node | None, Complaints]:
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(0, 0)
         context = f" {error.context}" if error.context else ""
         found = f"{error.problem}{context}".removeprefix("found ")
-        if 0 < place.line <= len(complaints.lines) and complaints.lines[place.line - 1][place.column - 1 : place.column] == "\t":
+        if (
+            0 < place.line <= len(complaints.lines)
+            and complaints.lines[place.line - 1][place.column - 1 : place.column] == "\t"
+        ):
             found = "a tab"
         complaints.add(place, found, "YAML (indented by spaces; quote text that holds `: ` or starts with a sign)")
     except yaml.YAMLError as error:
@@ -147,7 +154,7 @@ def _code(character: object) -> int:
     return character if isinstance(character, int) else ord(str(character)[:1] or "\0")
 
 
-class _Stop(Exception):  # noqa: N818 (it ends the reading of one file, whose complaint is already recorded)
+class _Stop(Exception):
     pass
 
 
@@ -197,7 +204,9 @@ class _Builder:
             self._node(event, place)
         elif isinstance(event, yaml.CollectionEndEvent):
             done = self.stack.pop()
-            self._put(Table(done.entries, done.keys, done.place) if done.mapping else Listing(tuple(done.items), done.place))
+            self._put(
+                Table(done.entries, done.keys, done.place) if done.mapping else Listing(tuple(done.items), done.place)
+            )
 
     def _node(self, event: yaml.NodeEvent, place: Place) -> None:
         self.nodes += 1
@@ -243,7 +252,9 @@ class _Builder:
         name = node.text
         if name in top.keys:
             first = top.keys[name]
-            self.complaints.add(node.place, f"the key {short(name)!r} a second time", f"it once (first in line {first.line})")
+            self.complaints.add(
+                node.place, f"the key {short(name)!r} a second time", f"it once (first in line {first.line})"
+            )
             return
         top.key = name
         top.keys[name] = node.place

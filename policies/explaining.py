@@ -43,14 +43,24 @@ def explain(
     question = policies.question(action, facts, written=written)
     about = policies.bound(action.tool)
     verdicts = [(bound, bound.verdict(question)) for bound in about]
-    obligations = strictest([bound for bound, verdict in verdicts if verdict is True and bound.rule.require is not None and not bound.rule.shadow])
+    obligations = strictest(
+        [
+            bound
+            for bound, verdict in verdicts
+            if verdict is True and bound.rule.require is not None and not bound.rule.shadow
+        ]
+    )
     unmet = unmet_obligations(obligations, facts)
     rules = [_explained(bound, question) for bound, _ in verdicts]
     named = {(bound.rule.file, bound.rule.line) for bound in about}
     for rule in policies.rules:
         if (rule.file, rule.line) not in named:
             why = f"it is about {', '.join(rule.tools)}"
-            rules.append(RuleExplanation(rule.name, rule.file, rule.line, rule.decide or "require", rule.shadow, "not matched", why))
+            rules.append(
+                RuleExplanation(
+                    rule.name, rule.file, rule.line, rule.decide or "require", rule.shadow, "not matched", why
+                )
+            )
     order = {"matched": 0, "not certain": 1, "not matched": 2}
     analysis = question.analysis
     return Explanation(
@@ -97,9 +107,15 @@ def _because(key: str, bound: BoundRule, question: Question) -> str:
         elif analysis is not None and analysis.writes:
             has += f"; writes {', '.join(analysis.writes)}"
     elif head == "provenance":
-        has = f"{name} from {', '.join(action.provenance.get(name, ())) or 'unknown'}" if name in action.args or name == "*" else f"no {name}"
+        has = (
+            f"{name} from {', '.join(action.provenance.get(name, ())) or 'unknown'}"
+            if name in action.args or name == "*"
+            else f"no {name}"
+        )
     elif head == "args":
-        has = ", ".join(action.paths.get(name, ())) or (repr(action.args[name])[:200] if name in action.args else "not given")
+        has = ", ".join(action.paths.get(name, ())) or (
+            repr(action.args[name])[:200] if name in action.args else "not given"
+        )
     else:
         has = getattr(action, head) or "none"
     return f"`{key}` wants {_brief(wanted)} and the action has {has}"

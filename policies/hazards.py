@@ -34,23 +34,102 @@ HAZARDS: Mapping[str, Hazards] = {
     "date": Hazards("s", ("set",), operands_max=1),
     "hostname": Hazards("Fb", ("file", "boot"), operands_max=0),
     "dmesg": Hazards("cCDEn", ("clear", "read-clear", "console-off", "console-on", "console-level")),
-    "journalctl": Hazards("", ("vacuum-size", "vacuum-time", "vacuum-files", "rotate", "flush", "sync", "relinquish-var", "smart-relinquish-var", "setup-keys", "update-catalog", "cursor-file")),
+    "journalctl": Hazards(
+        "",
+        (
+            "vacuum-size",
+            "vacuum-time",
+            "vacuum-files",
+            "rotate",
+            "flush",
+            "sync",
+            "relinquish-var",
+            "smart-relinquish-var",
+            "setup-keys",
+            "update-catalog",
+            "cursor-file",
+        ),
+    ),
     "systemctl": Hazards("HM", ("host", "machine", "root", "image")),
     "ss": Hazards("KD", ("kill", "diag")),
     "sar": Hazards("o"),
     "tree": Hazards("oR"),
-    "tar": Hazards("IFxcruA", ("to-command", "use-compress-program", "checkpoint-action", "info-script", "new-volume-script", "rsh-command", "rmt-command", "extract", "get", "create", "append", "update", "delete", "catenate", "concatenate", "index-file"), words=("x", "c", "r", "u")),
+    "tar": Hazards(
+        "IFxcruA",
+        (
+            "to-command",
+            "use-compress-program",
+            "checkpoint-action",
+            "info-script",
+            "new-volume-script",
+            "rsh-command",
+            "rmt-command",
+            "extract",
+            "get",
+            "create",
+            "append",
+            "update",
+            "delete",
+            "catenate",
+            "concatenate",
+            "index-file",
+        ),
+        words=("x", "c", "r", "u"),
+    ),
     "zip": Hazards("TO", ("unzip-command", "test", "out", "output-file")),
     "unzip": Hazards(operands_max=-1),
-    "rg": Hazards("", ("pre", "pre-glob", "hostname-bin", "search-zip"), ),
+    "rg": Hazards(
+        "",
+        ("pre", "pre-glob", "hostname-bin", "search-zip"),
+    ),
     "ag": Hazards("", ("pager",)),
     "ack": Hazards("", ("pager", "ackrc", "output")),
     "fd": Hazards("xX", ("exec", "exec-batch")),
     "fdfind": Hazards("xX", ("exec", "exec-batch")),
     "yq": Hazards("is", ("inplace", "in-place", "split-exp")),
     "jq": Hazards("fL", ("from-file", "library-path", "run-tests")),
-    "curl": Hazards("oOKTJDcF", ("output", "remote-name", "remote-name-all", "config", "upload-file", "dump-header", "cookie-jar", "form", "output-dir", "trace", "trace-ascii", "stderr", "etag-save", "hsts", "alt-svc", "netrc-file", "libcurl", "engine", "egd-file")),
-    "wget": Hazards("oOaPixe", ("output-file", "output-document", "append-output", "directory-prefix", "input-file", "execute", "use-askpass", "config", "save-cookies", "warc-file", "post-file", "body-file"), operands_max=0),
+    "curl": Hazards(
+        "oOKTJDcF",
+        (
+            "output",
+            "remote-name",
+            "remote-name-all",
+            "config",
+            "upload-file",
+            "dump-header",
+            "cookie-jar",
+            "form",
+            "output-dir",
+            "trace",
+            "trace-ascii",
+            "stderr",
+            "etag-save",
+            "hsts",
+            "alt-svc",
+            "netrc-file",
+            "libcurl",
+            "engine",
+            "egd-file",
+        ),
+    ),
+    "wget": Hazards(
+        "oOaPixe",
+        (
+            "output-file",
+            "output-document",
+            "append-output",
+            "directory-prefix",
+            "input-file",
+            "execute",
+            "use-askpass",
+            "config",
+            "save-cookies",
+            "warc-file",
+            "post-file",
+            "body-file",
+        ),
+        operands_max=0,
+    ),
     "ping": Hazards("f", operands_max=None),
     "nmap": Hazards("o", ("script", "datadir", "servicedb", "versiondb", "stylesheet", "resume", "interactive", "iL")),
     "tcpdump": Hazards("zwWGCFr", ("postrotate-command",)),
@@ -58,7 +137,27 @@ HAZARDS: Mapping[str, Hazards] = {
     "scp": Hazards("SoF"),
     "openssl": Hazards(operands_max=1),
     "man": Hazards("PHCM", ("pager", "html", "config-file", "manpath")),
-    "git": Hazards("", ("exec-path", "paginate", "git-dir", "work-tree", "namespace", "config-env", "super-prefix", "output", "ext-diff", "textconv", "open-files-in-pager", "upload-pack", "receive-pack", "exec", "contents", "show-signature"), ),
+    "git": Hazards(
+        "",
+        (
+            "exec-path",
+            "paginate",
+            "git-dir",
+            "work-tree",
+            "namespace",
+            "config-env",
+            "super-prefix",
+            "output",
+            "ext-diff",
+            "textconv",
+            "open-files-in-pager",
+            "upload-pack",
+            "receive-pack",
+            "exec",
+            "contents",
+            "show-signature",
+        ),
+    ),
     "docker": Hazards("H", ("host", "config", "context", "tlscacert", "tlscert", "tlskey")),
     "kubectl": Hazards("", ("kubeconfig", "as", "as-group", "token", "server"), words=("-s",)),
     "make": Hazards("", ("eval",)),
@@ -71,7 +170,26 @@ HAZARDS: Mapping[str, Hazards] = {
     "mount": Hazards(operands_max=0),
     "crontab": Hazards("er", operands_max=0),
     "lsof": Hazards("D"),
-    **dict.fromkeys(("less", "more", "most", "vi", "vim", "nvim", "view", "vimdiff", "ex", "ed", "emacs", "nano", "pico", "joe", "mc"), _EDITOR),
+    **dict.fromkeys(
+        (
+            "less",
+            "more",
+            "most",
+            "vi",
+            "vim",
+            "nvim",
+            "view",
+            "vimdiff",
+            "ex",
+            "ed",
+            "emacs",
+            "nano",
+            "pico",
+            "joe",
+            "mc",
+        ),
+        _EDITOR,
+    ),
 }
 
 # `-o` of these lists and the like is no letter of an option cluster but of its own kind: single-dash long options.
@@ -82,20 +200,44 @@ _TEXT_WRITERS = {"tee": "tee writes the files that it is given"}
 
 def doubts(name: str, words: Sequence[Word]) -> str | None:
     """Why it is not certain that the program `name` only does what its name says, with these arguments; None where it is."""
+    if name in {"alias", "unalias", "function"}:
+        return f"{name} changes what later words mean"
     if name in _TEXT_WRITERS:
-        return None if all(word.text in {"-a", "-i", "--append", "-p", "/dev/null", "/dev/stderr", "/dev/stdout"} for word in words) else _TEXT_WRITERS[name]
+        return (
+            None
+            if all(
+                word.text in {"-a", "-i", "--append", "-p", "/dev/null", "/dev/stderr", "/dev/stdout"} for word in words
+            )
+            else _TEXT_WRITERS[name]
+        )
     if name in {"awk", "gawk", "mawk", "nawk", "original-awk"}:
         return _awk(words)
     if name in {"sed", "gsed"}:
         return _sed(words)
     if name == "read":
         return _names(words, "prsuidntNea", "read")
-    if name in {"mapfile", "readarray", "let", "enable", "complete", "compgen", "bind", "fc", "hash", "ulimit", "umask", "shopt"}:
+    if name in {
+        "mapfile",
+        "readarray",
+        "let",
+        "enable",
+        "complete",
+        "compgen",
+        "bind",
+        "fc",
+        "hash",
+        "ulimit",
+        "umask",
+        "shopt",
+    }:
         return f"{name} changes how the shell reads what follows" if words else None
     if name == "printf" and any(word.may_be_option and word.text != "--" and _letter(word, "v") for word in words[:1]):
         return "printf -v assigns to whatever it is told"
     if name == "set":
-        certain = all(word.text is not None and re.fullmatch(r"[-+][eu]+o?|[-+]o|pipefail|errexit|nounset", word.text) for word in words)
+        certain = all(
+            word.text is not None and re.fullmatch(r"[-+][eu]+o?|[-+]o|pipefail|errexit|nounset", word.text)
+            for word in words
+        )
         return None if certain else "set changes how the shell reads what follows"
     if name == "ip":
         return _ip(words)
@@ -117,7 +259,15 @@ def _hazard(name: str, hazards: Hazards, words: Sequence[Word]) -> str | None:
             found = _option(hazards, word.text if word.text is not None else word.prefix, certain=word.text is not None)
             if found:
                 return f"{name} {found}"
-        elif word.text in hazards.words or (word.text is not None and name == "tar" and operands == 0 and set(word.text) & set("xcruAIF") and "-" not in word.text and "/" not in word.text and "." not in word.text):
+        elif word.text in hazards.words or (
+            word.text is not None
+            and name == "tar"
+            and operands == 0
+            and set(word.text) & set("xcruAIF")
+            and "-" not in word.text
+            and "/" not in word.text
+            and "." not in word.text
+        ):
             return f"{name} {word.text}"
         else:
             operands += 0 if name == "date" and (word.text or word.prefix).startswith("+") else 1
@@ -125,7 +275,11 @@ def _hazard(name: str, hazards: Hazards, words: Sequence[Word]) -> str | None:
     if limit is None:
         return None
     if name == "date":
-        return f"{name} sets the clock" if operands and not any(word.text in {"-d", "-r", "-f"} for word in words) else None
+        return (
+            f"{name} sets the clock"
+            if operands and not any(word.text in {"-d", "-r", "-f"} for word in words)
+            else None
+        )
     return f"{name} with {operands} operands" if operands > limit else None
 
 
@@ -155,7 +309,12 @@ def _cluster(letters: str) -> str:
 
 def _ip(words: Sequence[Word]) -> str | None:
     """ip abbreviates everything it can, so only the plain words for looking are certain."""
-    operands = [word.text for word in words if word.text is None or not re.fullmatch(r"-(?:4|6|s|d|j|p|o|c|br|brief|json|details|stats|color(?:=\w+)?)", word.text)]
+    operands = [
+        word.text
+        for word in words
+        if word.text is None
+        or not re.fullmatch(r"-(?:4|6|s|d|j|p|o|c|br|brief|json|details|stats|color(?:=\w+)?)", word.text)
+    ]
     looks = len(operands) < 2 or operands[1] in {"show", "list", "ls", "get"}
     certain = all(text is not None and not text.startswith("-") for text in operands)
     return None if certain and looks and operands else "ip may change what it shows"
@@ -184,7 +343,9 @@ def _names(words: Sequence[Word], options: str, name: str) -> str | None:
     return None
 
 
-_SAFE_VARIABLE = re.compile(r"[a-z_][a-z0-9_]*|LC_[A-Z]+|LANG|LANGUAGE|TZ|COLUMNS|LINES|NO_COLOR|SYSTEMD_COLORS|FILE|DIR|LOG|NAME|HOST|COUNT|OUT|LINE|DATE|TODAY|NOW|DAY|[A-Z]")
+_SAFE_VARIABLE = re.compile(
+    r"[a-z_][a-z0-9_]*|LC_[A-Z]+|LANG|LANGUAGE|TZ|COLUMNS|LINES|NO_COLOR|SYSTEMD_COLORS|FILE|DIR|LOG|NAME|HOST|COUNT|OUT|LINE|DATE|TODAY|NOW|DAY|[A-Z]"
+)
 
 
 def is_safe_variable(name: str) -> bool:
@@ -229,9 +390,17 @@ def _sed(words: Sequence[Word]) -> str | None:
             scripts.append(words[position].text if position < len(words) else None)
         elif word.text is not None and word.text.startswith("--expression="):
             scripts.append(word.text.partition("=")[2])
-        elif word.text in {"--quiet", "--silent", "--regexp-extended", "--separate", "--null-data", "--unbuffered", "--posix", "--debug", "--sandbox"}:
-            pass
-        elif word.text is not None and re.fullmatch(r"-[nErsuz]+", word.text):
+        elif word.text in {
+            "--quiet",
+            "--silent",
+            "--regexp-extended",
+            "--separate",
+            "--null-data",
+            "--unbuffered",
+            "--posix",
+            "--debug",
+            "--sandbox",
+        } or (word.text is not None and re.fullmatch(r"-[nErsuz]+", word.text)):
             pass
         elif word.text is not None and re.fullmatch(r"-[nErsuz]+e", word.text):
             position += 1

@@ -146,56 +146,67 @@ def awk_is_plain(program: str) -> bool:
     Strings and regular expressions are skipped as awk's own lexer does; where a `/` could be either, nothing is plain."""
     if len(program) > CODE_CHARACTERS_MAX or "\0" in program or "\\\n" in program or _AWK_FORBIDDEN.search(program):
         return False
-    depth = 0
-    printing = False
-    before = "\n"  # the last significant character, or `a` for a word, a number or a closing bracket
-    position = 0
-    while position < len(program):
-        character = program[position]
-        if character == "#":
-            end = program.find("\n", position)
-            position = end if end >= 0 else len(program)
-            continue
-        if character in '"/' and not (character == "/" and before == "a"):
-            if character == "/" and before not in _AWK_BEFORE_REGEX:
+    return _Awk(program).plain()
+
+
+class _Awk:
+    """Reads an awk program token by token. `before` is the last significant character, or `a` where a value has ended."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.at = 0
+        self.depth = 0
+        self.printing = False
+        self.before = "\n"
+
+    def plain(self) -> bool:
+        while self.at < len(self.program):
+            character = self.program[self.at]
+            if character == "#":
+                end = self.program.find("\n", self.at)
+                self.at = end if end >= 0 else len(self.program)
+            elif character == '"' or (character == "/" and self.before != "a"):
+                if not self._literal(character):
+                    return False
+            elif character.isalnum() or character in "_$.":
+                self._word()
+            elif not self._mark(character):
                 return False
-            end = _closing(program, position)
-            if end < 0:
-                return False
-            position, before = end + 1, "a"
-            continue
-        if character.isalnum() or character in "_$.":
-            word = re.compile(r"[\w$.]+").match(program, position)
-            assert word is not None
-            printing = printing or word[0] in {"print", "printf"}
-            before = "\n" if word[0] in {"print", "printf", "return", "in", "getline"} else "a"
-            position = word.end()
-            continue
-        if character in "({[":
-            depth += character == "("
-            printing = printing and character != "{"
-            before = character if character != "[" else "("
-        elif character in ")]":
-            depth -= character == ")"
-            before = "a"
-        elif character in ";}\n":
-            if character != "\n" or depth <= 0:
-                printing = False
-            before = character
-        elif character == "|":
-            if program[position : position + 2] != "||":
-                return False
-            position, before = position + 1, "|"
-        elif character == ">" and printing and depth <= 0:
+        return True
+
+    def _literal(self, delimiter: str) -> bool:
+        end = _closing(self.program, self.at)
+        if end < 0 or (delimiter == "/" and self.before not in _AWK_BEFORE_REGEX):
             return False
-        elif program[position : position + 2] in {"++", "--"}:
-            if program[position + 2 :].lstrip()[:1] == "/":
-                return False
-            position += 1
-        elif not character.isspace():
-            before = character
-        position += 1
-    return True
+        self.at, self.before = end + 1, "a"
+        return True
+
+    def _word(self) -> None:
+        found = re.compile(r"[\w$.]+").match(self.program, self.at)
+        assert found is not None
+        self.printing = self.printing or found[0] in {"print", "printf"}
+        self.before = "\n" if found[0] in {"print", "printf", "return", "in", "getline"} else "a"
+        self.at = found.end()
+
+    def _mark(self, character: str) -> bool:
+        """Brackets, separators and operators. A single `|` runs something; so does `>` in a print statement write."""
+        pair = self.program[self.at : self.at + 2]
+        self.at += 1
+        if character == "|":
+            self.at += 1
+            self.before = "|"
+            return pair == "||"
+        if pair in {"++", "--"}:
+            self.at += 1
+            return self.program[self.at :].lstrip()[:1] != "/"
+        if character == ">" and self.printing and self.depth <= 0:
+            return False
+        self.depth += (character == "(") - (character == ")")
+        if character in "{;}" or (character == "\n" and self.depth <= 0):
+            self.printing = False
+        if not character.isspace() or character == "\n":
+            self.before = "a" if character in ")]" else "(" if character == "[" else character
+        return True
 
 
 def _closing(program: str, start: int) -> int:

@@ -22,7 +22,11 @@ def check_tests(document: PolicyFile, policies: PolicySet, complaints: Complaint
         signature = policies.signatures.get(test.tool)
         if signature is None:
             known = list(policies.signatures)
-            complaints.add(_place(test, "tool"), f"the unknown tool {test.tool!r}", f"one of {', '.join(known)}{nearest(test.tool, known)}")
+            complaints.add(
+                _place(test, "tool"),
+                f"the unknown tool {test.tool!r}",
+                f"one of {', '.join(known)}{nearest(test.tool, known)}",
+            )
             continue
         if not _well_formed(test, signature, complaints):
             continue
@@ -41,7 +45,11 @@ def outcome(test: InlineTest, signature: ToolSignature, policies: PolicySet) -> 
     facts = Facts(**({"task": "test", "planner": "model"} | values))
     action = action_of(signature, test.args, policies.workspace, provenance=test.provenance)
     question = policies.question(action, facts, written=True)
-    required = [bound for bound in policies.bound(test.tool) if bound.rule.require is not None and bound.verdict(question) is True]
+    required = [
+        bound
+        for bound in policies.bound(test.tool)
+        if bound.rule.require is not None and bound.verdict(question) is True
+    ]
     unmet = unmet_obligations(strictest(required), facts)
     return policies.answer(question, unmet=unmet, enforce_shadow=True)
 
@@ -56,9 +64,17 @@ def action_of(
     """The action that a call with these arguments would be, judged by them alone: paths as written, the host of `url`,
     the command of `command` (a list) or `shell`. Arguments come from the instruction unless said otherwise."""
     properties = signature.args_schema.get("properties") or {}
-    full = {name: schema["default"] for name, schema in properties.items() if isinstance(schema, Mapping) and "default" in schema} | dict(args)
+    full = {
+        name: schema["default"]
+        for name, schema in properties.items()
+        if isinstance(schema, Mapping) and "default" in schema
+    } | dict(args)
     paths = {
-        name: tuple(lexical(path, workspace) for path in (full[name] if isinstance(full[name], list) else [full[name]]) if isinstance(path, str))
+        name: tuple(
+            lexical(path, workspace)
+            for path in (full[name] if isinstance(full[name], list) else [full[name]])
+            if isinstance(path, str)
+        )
         for name in signature.paths
         if name in full
     }
@@ -69,7 +85,7 @@ def action_of(
         tool=signature.name,
         args=dict(args),
         effect=signature.effect,
-        provenance={name: ("instruction",) for name in args} | dict(provenance or {}),
+        provenance=dict.fromkeys(args, ("instruction",)) | dict(provenance or {}),
         paths=paths,
         argv=[str(word) for word in argv] if argv is not None else None,
         script=script,
@@ -96,9 +112,17 @@ def _well_formed(test: InlineTest, signature: ToolSignature, complaints: Complai
     for name, value in test.given.items():
         fact = FACTS.get(name)
         if fact is None:
-            complaints.add(_place(test, f"given.{name}"), f"the unknown fact {name!r}", f"one of {', '.join(FACTS)}{nearest(name, list(FACTS))}")
+            complaints.add(
+                _place(test, f"given.{name}"),
+                f"the unknown fact {name!r}",
+                f"one of {', '.join(FACTS)}{nearest(name, list(FACTS))}",
+            )
         elif not isinstance(value, _FACT_TYPES[fact.type]) or (isinstance(value, bool) and fact.type != "bool"):
-            complaints.add(_place(test, f"given.{name}"), f"the value {short(str(value))!r}", f"a value of type {fact.type}: {fact.says}")
+            complaints.add(
+                _place(test, f"given.{name}"),
+                f"the value {short(str(value))!r}",
+                f"a value of type {fact.type}: {fact.says}",
+            )
     return len(complaints.problems) == before
 
 

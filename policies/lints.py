@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from perdure.policies.binding import matched_tools
+from perdure.policies.conditions import FACTS
 from perdure.policies.decisions import PolicySet
 from perdure.policies.documents import nearest
 from perdure.policies.inline_tests import action_of
 from perdure.policies.model import Facts
 from perdure.policies.patterns import is_under, lexical, name_glob
-from perdure.policies.conditions import FACTS
 from perdure.policies.rules import Rule
 
 
@@ -39,11 +39,21 @@ def _tools(policies: PolicySet) -> Iterator[Lint]:
     for rule in policies.rules:
         if not matched_tools(rule, policies.signatures):
             hint = "".join(nearest(glob, known) for glob in rule.tools[:1])
-            yield Lint(rule.file, rule.line, "no-tool", f"{rule.name!r} is about {', '.join(rule.tools)}, and there is no such tool{hint}")
+            yield Lint(
+                rule.file,
+                rule.line,
+                "no-tool",
+                f"{rule.name!r} is about {', '.join(rule.tools)}, and there is no such tool{hint}",
+            )
             continue
         for glob in rule.tools:
             if not any(name_glob(glob)(tool) for tool in known):
-                yield Lint(rule.file, rule.line, "no-tool", f"{rule.name!r} names {glob!r}, and there is no such tool{nearest(glob, known)}")
+                yield Lint(
+                    rule.file,
+                    rule.line,
+                    "no-tool",
+                    f"{rule.name!r} names {glob!r}, and there is no such tool{nearest(glob, known)}",
+                )
 
 
 def _covered(policies: PolicySet) -> Iterator[Lint]:
@@ -61,17 +71,28 @@ def _covered(policies: PolicySet) -> Iterator[Lint]:
                 if narrow.decide == "deny":
                     code = "shadowed-deny"
             elif _rank(wide) > _rank(narrow):
-                code, says = "unreachable", f"{narrow.name!r} can never decide: {place} always {wide.decide}s first" if wide.decide != "escalate" else f"{narrow.name!r} can never decide: {place} always asks first"
+                code, says = (
+                    "unreachable",
+                    f"{narrow.name!r} can never decide: {place} always {wide.decide}s first"
+                    if wide.decide != "escalate"
+                    else f"{narrow.name!r} can never decide: {place} always asks first",
+                )
             else:
                 continue
             yield Lint(narrow.file, narrow.line, code, says)
             break
         else:
-            if one.decide != other.decide and "auto" in {one.decide, other.decide} and _overlap(one, other, policies.workspace):
+            if (
+                one.decide != other.decide
+                and "auto" in {one.decide, other.decide}
+                and _overlap(one, other, policies.workspace)
+            ):
                 later = max(one, other, key=lambda rule: (rule.file, rule.line))
                 earlier = one if later is other else other
                 winner = max(one, other, key=_rank)
-                yield Lint(later.file, later.line, "overlap", f"{later.name!r} and {earlier.name!r} ({earlier.file}:{earlier.line}) can both match; then {winner.name!r} counts ({winner.decide})")
+                place = f"{earlier.name!r} ({earlier.file}:{earlier.line})"
+                says = f"{later.name!r} and {place} can both match; then {winner.name!r} counts ({winner.decide})"
+                yield Lint(later.file, later.line, "overlap", says)
 
 
 def _rank(rule: Rule) -> int:
@@ -82,7 +103,13 @@ def covers(wide: Rule, narrow: Rule, workspace: str) -> bool:
     """Whether every action that `narrow` matches is certainly matched by `wide` too."""
     if not all(any(_glob_covers(one, glob) for one in wide.tools) for glob in narrow.tools):
         return False
-    if wide.under and not (narrow.under and all(any(is_under(lexical(path, workspace), lexical(root, workspace)) for root in wide.under) for path in narrow.under)):
+    if wide.under and not (
+        narrow.under
+        and all(
+            any(is_under(lexical(path, workspace), lexical(root, workspace)) for root in wide.under)
+            for path in narrow.under
+        )
+    ):
         return False
     for wanted, given in ((wide.hosts, narrow.hosts), (wide.methods, narrow.methods), (wide.programs, narrow.programs)):
         if wanted and not (given and set(given) <= set(wanted)):
@@ -94,7 +121,9 @@ def covers(wide: Rule, narrow: Rule, workspace: str) -> bool:
 
 
 def _glob_covers(wide: str, narrow: str) -> bool:
-    return wide in {"*", narrow} or ("*" not in narrow and "?" not in narrow and "[" not in narrow and name_glob(wide)(narrow))
+    return wide in {"*", narrow} or (
+        "*" not in narrow and "?" not in narrow and "[" not in narrow and name_glob(wide)(narrow)
+    )
 
 
 def _overlap(one: Rule, other: Rule, workspace: str) -> bool:
@@ -118,7 +147,12 @@ def _untested(policies: PolicySet) -> Iterator[Lint]:
         if not document.rules:
             continue
         if not document.tests:
-            yield Lint(document.file, 1, "no-tests", "the file has no tests; add `tests:` so that an edit cannot change what it means unnoticed")
+            yield Lint(
+                document.file,
+                1,
+                "no-tests",
+                "the file has no tests; add `tests:` so that an edit cannot change what it means unnoticed",
+            )
             continue
         proven = set(_proven(policies, document.file))
         for rule in document.rules:
@@ -135,4 +169,8 @@ def _proven(policies: PolicySet, file: str) -> Iterable[int]:
             values = {FACTS[name].field: value for name, value in test.given.items() if name in FACTS}
             action = action_of(signature, test.args, policies.workspace, provenance=test.provenance)
             question = policies.question(action, Facts(**({"task": "test", "planner": "model"} | values)), written=True)
-            yield from (bound.rule.line for bound in policies.bound(test.tool) if bound.rule.file == file and bound.verdict(question) is True)
+            yield from (
+                bound.rule.line
+                for bound in policies.bound(test.tool)
+                if bound.rule.file == file and bound.verdict(question) is True
+            )

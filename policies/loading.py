@@ -53,6 +53,14 @@ def load_policies(paths: Sequence[Path], signatures: Mapping[str, ToolSignature]
     return _policy_set(read, signatures, root)
 
 
+def check_documents(paths: Sequence[Path], *, workspace: Path) -> list[Problem]:
+    """What can be said of policy files while nobody knows the tools: every mistake of form."""
+    problems: list[Problem] = []
+    for one in _read_all(paths, os.path.realpath(workspace), problems):
+        problems += one.complaints.problems
+    return problems
+
+
 def library_files() -> Mapping[str, Path]:
     """The shipped policy files by the name that `use:` knows them by."""
     return {path.stem: path for path in sorted(LIBRARY.glob("*.yaml"))}
@@ -63,7 +71,9 @@ def policy_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(child for child in path.iterdir() if child.suffix in SUFFIXES and not child.name.startswith("."))
+            found += sorted(
+                child for child in path.iterdir() if child.suffix in SUFFIXES and not child.name.startswith(".")
+            )
         else:
             found.append(path)
     return list(dict.fromkeys(found))
@@ -90,7 +100,15 @@ def _read_all(paths: Sequence[Path], root: str, problems: list[Problem]) -> list
         return []
     if not files:
         places = ", ".join(str(path) for path in paths) or "the workspace"
-        problems.append(Problem(places, 0, 0, "no policy file", "at least one *.yaml: with no rule at all, every action would be a question"))
+        problems.append(
+            Problem(
+                places,
+                0,
+                0,
+                "no policy file",
+                "at least one *.yaml: with no rule at all, every action would be a question",
+            )
+        )
     if len(files) > FILES_MAX:
         problems.append(Problem(str(files[0].parent), 0, 0, f"{len(files)} policy files", f"at most {FILES_MAX}"))
         return []
@@ -134,5 +152,5 @@ def _unreadable(name: str, error: OSError) -> Problem:
 
 
 def _name(path: Path, root: str) -> str:
-    absolute = os.path.join(os.path.realpath(path.parent), path.name)
+    absolute = str(Path(os.path.realpath(path.parent), path.name))
     return os.path.relpath(absolute, root) if absolute.startswith(root + "/") else str(path)

@@ -6,7 +6,7 @@ counts as soon as anything fits, and where that cannot be told it counts as a qu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -27,7 +27,9 @@ class Question:
     """One action and its facts, with what several checks share. `written`: paths are compared as written, not as resolved
     (for a file's own tests, which must not depend on what lies on the disk)."""
 
-    def __init__(self, action: ProposedAction, facts: Facts, vocabulary: Vocabulary | None, *, written: bool = False) -> None:
+    def __init__(
+        self, action: ProposedAction, facts: Facts, vocabulary: Vocabulary | None, *, written: bool = False
+    ) -> None:
         self.action = action
         self.facts = facts
         self.vocabulary = vocabulary
@@ -56,7 +58,9 @@ class Question:
         action = self.action
         found = [path for paths in action.paths.values() for path in paths]
         if self.vocabulary is not None:
-            missing = [name for name in self.vocabulary.signature.paths if name in action.args and not action.paths.get(name)]
+            missing = [
+                name for name in self.vocabulary.signature.paths if name in action.args and not action.paths.get(name)
+            ]
             if missing:
                 return f"the path in {missing[0]!r} was not resolved"
         if self.analysis is not None:
@@ -77,14 +81,23 @@ class Roots:
         self.written = tuple(lexical(directory, workspace) for directory in directories)
         self.resolved = tuple(resolve(directory) for directory in self.written)
         self.either = tuple(dict.fromkeys(self.written + self.resolved))
+        self._below_written = tuple(_with_slash(root) for root in self.written)
+        self._below_resolved = tuple(_with_slash(root) for root in self.resolved)
 
     def covers_all(self, question: Question, paths: Iterable[str]) -> bool:
-        roots = self.written if question.written else self.resolved
-        return all(any(is_under(path, root) for root in roots) for path in paths)
+        """Whether every path is a root or below one: components are compared, since every root ends in a slash here."""
+        below = self._below_written if question.written else self._below_resolved
+        return all(path.startswith(below) or _with_slash(path).startswith(below) for path in paths)
 
     def touches_any(self, paths: Iterable[str], *, from_above: bool) -> bool:
         """Whether a path lies under a root; `from_above`: or a root under the path (what moves a parent moves it too)."""
-        return any(is_under(path, root) or (from_above and is_under(root, path)) for path in paths for root in self.either)
+        return any(
+            is_under(path, root) or (from_above and is_under(root, path)) for path in paths for root in self.either
+        )
+
+
+def _with_slash(path: str) -> str:
+    return path if path.endswith("/") else path + "/"
 
 
 class Binder:
@@ -102,9 +115,13 @@ class Binder:
         if rule.hosts:
             found.append(("host", _among("host", [host_check(host) for host in rule.hosts], strict, self._has("url"))))
         if rule.methods:
-            found.append(("method", _among("method", [method.__eq__ for method in rule.methods], strict, self._has("url"))))
+            found.append(
+                ("method", _among("method", [method.__eq__ for method in rule.methods], strict, self._has("url")))
+            )
         found.extend((f"args.{name}", self._argument(name, pattern, strict)) for name, pattern in rule.args.items())
-        found.extend((f"provenance.{name}", _sources(name, sources, strict)) for name, sources in rule.provenance.items())
+        found.extend(
+            (f"provenance.{name}", _sources(name, sources, strict)) for name, sources in rule.provenance.items()
+        )
         if rule.under:
             found.append(("path", self._path(rule)))
         if rule.programs:
@@ -174,7 +191,9 @@ class Binder:
         """Path arguments are compared as resolved, so that no spelling gets around a rule."""
         if isinstance(pattern, Glob):
             return text_glob(lexical(pattern.pattern, self.workspace))
-        values = pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ()
+        values = (
+            pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ()
+        )
         roots = Roots([str(value) for value in values], self.workspace, self.resolve)
         return roots.either.__contains__
 
@@ -197,7 +216,7 @@ def same(left: Any, right: Any) -> bool:
             return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
         except (TypeError, ValueError):
             return False
-    return type(left) is type(right) and bool(left == right) or (
+    return (type(left) is type(right) and bool(left == right)) or (
         isinstance(left, int | float) and isinstance(right, int | float) and left == right
     )
 
@@ -215,19 +234,29 @@ def _among(attribute: str, checks: list[Callable[[str], bool]], strict: bool, ex
 
 def _sources(name: str, wanted: Sources, strict: bool) -> Check:
     globs = [name_glob(glob) for glob in wanted.globs]
-    over = any if wanted.quantifier == "any" else all
+    every = wanted.quantifier == "all"
+
+    def argument_fits(sources: Sequence[str]) -> bool:
+        for source in sources:
+            one = False
+            for glob in globs:
+                if glob(source):
+                    one = True
+                    break
+            if one != every:
+                break
+        else:
+            one = every
+        # Where nobody knows whence a value came, it may have come from what the rule warns of.
+        return one or (not strict and "unknown" in sources)
 
     def compare(question: Question) -> Verdict:
         action = question.action
         for argument in action.args if name == "*" else (name,) if name in action.args else ():
-            sources = tuple(action.provenance.get(argument) or ("unknown",))
-            fits = over(any(glob(source) for glob in globs) for source in sources)
-            if "unknown" in sources and not fits:
-                # Nobody knows where the value came from: it may have come from what the rule warns of.
-                fits = not strict
-            if fits != (wanted.quantifier == "all"):
+            fits = argument_fits(action.provenance.get(argument) or ("unknown",))
+            if fits != every:
                 return fits
-        return wanted.quantifier == "all"
+        return every
 
     return compare
 

@@ -112,4 +112,6 @@ class Decision:
     on_expiry: Literal["deny", "approve"] = "deny"
     shadow: Decided | None = None  # what it would be with the shadow rules in force, where that differs
     shadow_rules: tuple[RuleHit, ...] = ()  # the shadow rules that matched
-    answerable: tuple[str, ...] = ()  # rules that a standing grant must answer, each by a grant of its own, to make this auto
+    answerable: tuple[
+        str, ...
+    ] = ()  # rules that a standing grant must answer, each by a grant of its own, to make this auto

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from fnmatch import translate
 import re
+from collections.abc import Callable, Sequence
+from fnmatch import translate
+from functools import lru_cache
 
 Check = Callable[[str], bool]
 
@@ -53,12 +53,14 @@ def _components_match(pattern: Sequence[Check | None], text: Sequence[str]) -> b
 def lexical(path: str, workspace: str) -> str:
     """The absolute path that `path` names from the workspace, `.` and `..` taken away without looking at the disk."""
     joined = posixpath.normpath(posixpath.join(workspace, path))
-    return joined[1:] if joined.startswith("//") else joined  # POSIX keeps two leading slashes; Linux knows no such place
+    return (
+        joined[1:] if joined.startswith("//") else joined
+    )  # POSIX keeps two leading slashes; Linux knows no such place
 
 
 def is_under(path: str, root: str) -> bool:
     """Whether the absolute `path` is `root` or lies below it, by components: `/a/bc` is not under `/a/b`."""
-    return root == "/" or path == root or path.startswith(root + "/")
+    return root in {"/", path} or path.startswith(root + "/")
 
 
 def host_check(pattern: str) -> Check:

@@ -29,13 +29,20 @@ def print_policy(document: PolicyFile) -> str:
 def rule_data(rule: Rule, *, file_shadow: bool = False) -> dict[str, Any]:
     """The rule as the plain data that a policy file holds."""
     data: dict[str, Any] = {"name": rule.name, "tools": list(rule.tools)}
-    for key, word, values in (("path", "under", rule.under), ("host", "in", rule.hosts), ("method", "in", rule.methods), ("program", "in", rule.programs)):
+    for key, word, values in (
+        ("path", "under", rule.under),
+        ("host", "in", rule.hosts),
+        ("method", "in", rule.methods),
+        ("program", "in", rule.programs),
+    ):
         if values:
             data[key] = {word: list(values)}
     if rule.args:
         data["args"] = {name: _pattern(pattern) for name, pattern in rule.args.items()}
     if rule.provenance:
-        data["provenance"] = {name: {sources.quantifier: list(sources.globs)} for name, sources in rule.provenance.items()}
+        data["provenance"] = {
+            name: {sources.quantifier: list(sources.globs)} for name, sources in rule.provenance.items()
+        }
     if rule.when is not None:
         data["when"] = rule.when
     if rule.decide is not None:
@@ -105,4 +112,6 @@ _Dumper.add_representer(str, _text)
 
 
 def _flow(data: Mapping[str, Any] | list[Any]) -> str:
-    return yaml.dump(data, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000_000).strip()
+    return yaml.dump(
+        data, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000_000
+    ).strip()

@@ -14,14 +14,90 @@ SYSTEM_DIRECTORIES = ("/bin", "/usr/bin", "/sbin", "/usr/sbin", "/usr/local/bin"
 
 # Programs whose first operand says what they do: rules may name `git log`, `systemctl status`.
 WITH_SUBCOMMANDS = frozenset(
-    "git systemctl docker podman kubectl apt apt-get apt-cache dpkg dnf yum pip pip3 npm yarn cargo go helm terraform aws gcloud az"
-    " snap flatpak ip nft ufw loginctl hostnamectl timedatectl resolvectl networkctl bootctl zfs zpool btrfs nmcli brew"
-    " gh svn hg openssl rpm pacman apk uv poetry conda virsh lxc incus crictl nomad consul vault rclone restic borg".split()
+    [
+        "git",
+        "systemctl",
+        "docker",
+        "podman",
+        "kubectl",
+        "apt",
+        "apt-get",
+        "apt-cache",
+        "dpkg",
+        "dnf",
+        "yum",
+        "pip",
+        "pip3",
+        "npm",
+        "yarn",
+        "cargo",
+        "go",
+        "helm",
+        "terraform",
+        "aws",
+        "gcloud",
+        "az",
+        "snap",
+        "flatpak",
+        "ip",
+        "nft",
+        "ufw",
+        "loginctl",
+        "hostnamectl",
+        "timedatectl",
+        "resolvectl",
+        "networkctl",
+        "bootctl",
+        "zfs",
+        "zpool",
+        "btrfs",
+        "nmcli",
+        "brew",
+        "gh",
+        "svn",
+        "hg",
+        "openssl",
+        "rpm",
+        "pacman",
+        "apk",
+        "uv",
+        "poetry",
+        "conda",
+        "virsh",
+        "lxc",
+        "incus",
+        "crictl",
+        "nomad",
+        "consul",
+        "vault",
+        "rclone",
+        "restic",
+        "borg",
+    ]
 )
 
 
 # Options before the subcommand that only say how much or how it is shown, and those that take a word with them.
-QUIET_OPTIONS = frozenset({"--no-pager", "--no-optional-locks", "-q", "--quiet", "--no-legend", "--user", "--plain", "--full", "-br", "-brief", "-4", "-6", "-j", "-s", "-d", "-o"})
+QUIET_OPTIONS = frozenset(
+    {
+        "--no-pager",
+        "--no-optional-locks",
+        "-q",
+        "--quiet",
+        "--no-legend",
+        "--user",
+        "--plain",
+        "--full",
+        "-br",
+        "-brief",
+        "-4",
+        "-6",
+        "-j",
+        "-s",
+        "-d",
+        "-o",
+    }
+)
 SCOPE_OPTIONS = frozenset({"-n", "--namespace"})
 # Whose first option is what they do.
 DOES_BY_OPTION = frozenset({"dpkg", "rpm", "pacman", "systemctl"})

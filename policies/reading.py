@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
-from perdure.policies.documents import Complaints, Listing, Node, Place, Scalar, Table, nearest, plain, words_for
+from perdure.policies.documents import Complaints, Listing, Node, Place, Scalar, Table, nearest, plain
 from perdure.policies.model import Decided
+from perdure.policies.node_reading import NodeReader, or_words
 from perdure.policies.rules import (
     ArgumentPattern,
     Equals,
@@ -49,7 +50,6 @@ DECISIONS: tuple[str, ...] = get_args(Decided)
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 _DURATION = re.compile(r"(?:[0-9]{1,6}[smhdw])+")
-_T = TypeVar("_T")
 
 
 def duration_seconds(text: str) -> int | None:
@@ -65,11 +65,7 @@ def read_policy(root: Node, complaints: Complaints) -> PolicyFile | None:
     return _Reader(complaints).policy(root)
 
 
-class _Reader:
-    def __init__(self, complaints: Complaints) -> None:
-        self.complaints = complaints
-        self.file = complaints.file
-
+class _Reader(NodeReader):
     # -- the file -----------------------------------------------------------------------------------------------------
 
     def policy(self, root: Node) -> PolicyFile | None:
@@ -83,7 +79,9 @@ class _Reader:
             self.wrong(version, table.keys["version"], "1, the only version there is")
         uses = self.names(table, "use")
         if "rules" not in table.entries and not uses:
-            self.complaints.add(table.place, "no `rules`", "`rules:` with a list of rules, or `use:` with library files")
+            self.complaints.add(
+                table.place, "no `rules`", "`rules:` with a list of rules, or `use:` with library files"
+            )
         shadow = self.boolean(table, "shadow")
         rules = self.each(table, "rules", lambda node: self.rule(node, shadow))
         if len(rules) > RULES_MAX:
@@ -92,7 +90,9 @@ class _Reader:
         for rule in rules:
             if rule.name in seen:
                 place = Place(*rule.places.get("name", (rule.line, 1)))
-                self.complaints.add(place, f"the name {rule.name!r} a second time", f"a name of its own (line {seen[rule.name]} has it)")
+                self.complaints.add(
+                    place, f"the name {rule.name!r} a second time", f"a name of its own (line {seen[rule.name]} has it)"
+                )
             seen.setdefault(rule.name, rule.line)
         return PolicyFile(
             file=self.file,
@@ -108,11 +108,15 @@ class _Reader:
         if table is None:
             return None
         name = self.text(table, "name", required="a name, by which people will know the rule")
-        tools = self.names(table, "tools", required="the tools it is about, for example [write_file] or [\"*\"]")
+        tools = self.names(table, "tools", required='the tools it is about, for example [write_file] or ["*"]')
         decide = self.choice(table, "decide", DECISIONS)
         require = self.require(table)
         if decide is None and require is None and not {"decide", "require"} & table.keys.keys():
-            self.complaints.add(table.place, "a rule that neither decides nor requires", f"`decide:` with {_or(DECISIONS)}, or `require:`")
+            self.complaints.add(
+                table.place,
+                "a rule that neither decides nor requires",
+                f"`decide:` with {or_words(DECISIONS)}, or `require:`",
+            )
         expires, on_expiry = self.expiry(table, decide)
         return Rule(
             name=name or "",
@@ -140,11 +144,19 @@ class _Reader:
             text = self.text(table, "expires")
             seconds = duration_seconds(text) if text is not None else None
             if text is not None and seconds is None:
-                self.wrong(table.entries.get("expires"), table.keys["expires"], "a duration such as 30m, 12h, 7d or 1h30m, at most a year")
+                self.wrong(
+                    table.entries.get("expires"),
+                    table.keys["expires"],
+                    "a duration such as 30m, 12h, 7d or 1h30m, at most a year",
+                )
         word = self.choice(table, "on_expiry", ("deny", "approve"))
         for key in ("expires", "on_expiry"):
             if key in table.keys and decide in {"auto", "deny"}:
-                self.complaints.add(table.keys[key], f"`{key}` in a rule that decides {decide}", "it only where a question is asked (decide: escalate)")
+                self.complaints.add(
+                    table.keys[key],
+                    f"`{key}` in a rule that decides {decide}",
+                    "it only where a question is asked (decide: escalate)",
+                )
         return seconds, "approve" if word == "approve" else "deny" if word == "deny" else None
 
     # -- matchers -----------------------------------------------------------------------------------------------------
@@ -159,17 +171,34 @@ class _Reader:
         found = self.names(inner, word, required=f"what `{key}` is compared with")
         if key == "path":
             self.directories(inner, word, found)
+        for program in found if key == "program" else ():
+            if "/" in program.partition(" ")[0] and not program.startswith("/"):
+                self.complaints.add(
+                    inner.keys[word],
+                    f"the program {program!r}",
+                    "a name, or an absolute path (whose directory would it be relative to?)",
+                )
         return found
 
     def directories(self, table: Table, word: str, found: Sequence[str]) -> None:
         for directory in found:
             if directory.startswith("~"):
-                self.complaints.add(table.keys[word], f"{directory!r}", "an absolute path, or one relative to the workspace (`~` is whose home?)")
+                self.complaints.add(
+                    table.keys[word],
+                    f"{directory!r}",
+                    "an absolute path, or one relative to the workspace (`~` is whose home?)",
+                )
             elif any(character in directory for character in "*?["):
-                self.complaints.add(table.keys[word], f"the glob {directory!r}", "a directory or file; `under` covers everything below it")
+                self.complaints.add(
+                    table.keys[word],
+                    f"the glob {directory!r}",
+                    "a directory or file; `under` covers everything below it",
+                )
 
     def arguments(self, table: Table) -> Mapping[str, ArgumentPattern]:
-        inner = self.optional_table(table, "args", "`args: {NAME: value}`, or {in: […]}, {glob: …}, {under: …} as the value")
+        inner = self.optional_table(
+            table, "args", "`args: {NAME: value}`, or {in: […]}, {glob: …}, {under: …} as the value"
+        )
         patterns: dict[str, ArgumentPattern] = {}
         for name, node in (inner.entries if inner else {}).items():
             pattern = self.argument(node)
@@ -183,18 +212,24 @@ class _Reader:
                 self.wrong(node, node.place, "one value, or {in: […]} for several")
                 return None
             if node.value is None:
-                self.wrong(node, node.place, "a value; for an argument that was not given write `when: \"!given.NAME\"`")
+                self.wrong(node, node.place, 'a value; for an argument that was not given write `when: "!given.NAME"`')
                 return None
             return Equals(node.value)
         table = self.table(node, "", ("in", "glob", "under"))
         if table is None:
             return None
         if len(table.entries) != 1:
-            self.complaints.add(table.place, f"{len(table.entries)} comparisons", "exactly one of `in`, `glob`, `under`")
+            self.complaints.add(
+                table.place, f"{len(table.entries)} comparisons", "exactly one of `in`, `glob`, `under`"
+            )
             return None
         if "in" in table.entries:
             values = table.entries["in"]
-            if not isinstance(values, Listing) or not values.items or not all(isinstance(item, Scalar) for item in values.items):
+            if (
+                not isinstance(values, Listing)
+                or not values.items
+                or not all(isinstance(item, Scalar) for item in values.items)
+            ):
                 self.wrong(values, values.place, "a list of values")
                 return None
             return OneOf(tuple(plain(item) for item in values.items))
@@ -206,10 +241,10 @@ class _Reader:
         return Under(found) if found else None
 
     def provenance(self, table: Table) -> Mapping[str, Sources]:
-        inner = self.optional_table(table, "provenance", "`provenance: {ARGUMENT: {any: [\"tool:*\"]}}`")
+        inner = self.optional_table(table, "provenance", '`provenance: {ARGUMENT: {any: ["tool:*"]}}`')
         found: dict[str, Sources] = {}
         for name, node in (inner.entries if inner else {}).items():
-            sources = self.table(node, "`{any: [\"tool:*\"]}` or `{all: [instruction, config]}`", ("any", "all"))
+            sources = self.table(node, '`{any: ["tool:*"]}` or `{all: [instruction, config]}`', ("any", "all"))
             if sources is None:
                 continue
             if len(sources.entries) != 1:
@@ -220,7 +255,9 @@ class _Reader:
             for glob in globs:
                 if not _is_source(glob):
                     known = "instruction, person, config, memory, model, tool:NAME (globs as in tool:*), unknown"
-                    self.complaints.add(sources.keys[quantifier], f"the source {glob!r}", f"one of {known}{nearest(glob, SOURCES)}")
+                    self.complaints.add(
+                        sources.keys[quantifier], f"the source {glob!r}", f"one of {known}{nearest(glob, SOURCES)}"
+                    )
             found[name] = Sources("any" if quantifier == "any" else "all", globs)
         return found
 
@@ -235,23 +272,32 @@ class _Reader:
             self.wrong(node, table.keys["when"], expected)
             return None
         if len(node.value) > CONDITION_CHARACTERS_MAX:
-            self.complaints.add(node.place, f"a condition of {len(node.value):,} characters", f"at most {CONDITION_CHARACTERS_MAX:,}")
+            self.complaints.add(
+                node.place, f"a condition of {len(node.value):,} characters", f"at most {CONDITION_CHARACTERS_MAX:,}"
+            )
             return None
         return node.value
 
     def require(self, table: Table) -> Require | None:
-        inner = self.optional_table(table, "require", "`require: {votes: {ahead_by: 3, max: 15}, confidence: 0.9, max_per_hour: 20}`", REQUIRE_KEYS)
+        inner = self.optional_table(
+            table,
+            "require",
+            "`require: {votes: {ahead_by: 3, max: 15}, confidence: 0.9, max_per_hour: 20}`",
+            REQUIRE_KEYS,
+        )
         if inner is None:
             return None
         if not inner.entries:
-            self.complaints.add(inner.place, "an empty `require`", f"at least one of {_or(REQUIRE_KEYS)}")
+            self.complaints.add(inner.place, "an empty `require`", f"at least one of {or_words(REQUIRE_KEYS)}")
         votes = self.optional_table(inner, "votes", "`votes: {ahead_by: 3, max: 15}`", ("ahead_by", "max"))
         ahead = most = 0
         if votes is not None:
             ahead = self.number(votes, "ahead_by", 1, 100, required=True)
             most = self.number(votes, "max", 1, 1_000, required=True)
             if ahead and most and most < ahead:
-                self.complaints.add(votes.keys["max"], f"at most {most} votes", f"at least {ahead}, or it can never be {ahead} ahead")
+                self.complaints.add(
+                    votes.keys["max"], f"at most {most} votes", f"at least {ahead}, or it can never be {ahead} ahead"
+                )
         confidence = 0.0
         if "confidence" in inner.keys:
             node = inner.entries.get("confidence")
@@ -283,101 +329,11 @@ class _Reader:
             tool=tool,
             args=_plain_table(args),
             given=_plain_table(given),
-            provenance={name: self.names(sources, name) for name in (sources.entries if sources else {})} if sources else {},
+            provenance={} if sources is None else {name: self.names(sources, name) for name in sources.entries},
             expect=expect,  # type: ignore[arg-type]  # choice() lets only these words through
             by=self.text(table, "by"),
             places=_places(table) | (_places(given, "given.") if given else {}),
         )
-
-    # -- values -------------------------------------------------------------------------------------------------------
-
-    def wrong(self, node: Node | None, key: Place, expected: str) -> None:
-        empty = node is None or (isinstance(node, Scalar) and node.value is None and not node.text)
-        place = key if node is None or empty else node.place
-        self.complaints.add(place, words_for(node) if node is not None else "nothing", expected)
-
-    def table(self, node: Node | None, expected: str, known: Sequence[str] | None = None, key: Place | None = None) -> Table | None:
-        if not isinstance(node, Table):
-            self.wrong(node, key or (node.place if node else Place(1, 1)), expected)
-            return None
-        if known is not None:
-            for name, place in node.keys.items():
-                if name not in known:
-                    self.complaints.add(place, f"the unknown key {name!r}", f"one of {', '.join(known)}{nearest(name, known)}")
-        return node
-
-    def optional_table(self, table: Table, key: str, expected: str, known: Sequence[str] | None = None) -> Table | None:
-        return self.table(table.entries.get(key), expected, known, table.keys[key]) if key in table.keys else None
-
-    def each(self, table: Table, key: str, read: Callable[[Node], _T | None]) -> list[_T]:
-        node = table.entries.get(key)
-        if key not in table.keys:
-            return []
-        if not isinstance(node, Listing):
-            self.wrong(node, table.keys[key], f"a list of {key}")
-            return []
-        return [item for entry in node.items if (item := read(entry)) is not None]
-
-    def text(self, table: Table, key: str, *, required: str = "") -> str | None:
-        node = table.entries.get(key)
-        if key not in table.keys:
-            if required:
-                self.complaints.add(table.place, f"no `{key}`", required)
-            return None
-        if not isinstance(node, Scalar) or node.value is None or not node.text.strip():
-            self.wrong(node, table.keys[key], required or "text")
-            return None
-        if not isinstance(node.value, str):
-            self.wrong(node, table.keys[key], "text (in quotes)")
-            return None
-        return node.value
-
-    def names(self, table: Table, key: str, *, required: str = "") -> tuple[str, ...]:
-        """A name or a list of names."""
-        node = table.entries.get(key)
-        if key not in table.keys:
-            if required:
-                self.complaints.add(table.place, f"no `{key}`", required)
-            return ()
-        items = node.items if isinstance(node, Listing) else (node,) if isinstance(node, Scalar) else ()
-        if not items:
-            self.wrong(node, table.keys[key], "a name or a list of names")
-            return ()
-        found: list[str] = []
-        for item in items:
-            if isinstance(item, Scalar) and isinstance(item.value, str) and item.value.strip():
-                found.append(item.value)
-            else:
-                self.wrong(item, table.keys[key], "text (in quotes)")
-        return tuple(found)
-
-    def choice(self, table: Table, key: str, known: Sequence[str], *, required: bool = False) -> str | None:
-        word = self.text(table, key, required=_or(known) if required else "")
-        if word is None or word in known:
-            return word
-        self.wrong(table.entries[key], table.keys[key], f"{_or(known)}{nearest(word, known)}")
-        return None
-
-    def boolean(self, table: Table, key: str) -> bool:
-        node = table.entries.get(key)
-        if key not in table.keys:
-            return False
-        if isinstance(node, Scalar) and isinstance(node.value, bool):
-            return node.value
-        self.wrong(node, table.keys[key], "true or false")
-        return False
-
-    def number(self, table: Table, key: str, least: int, most: int, *, required: bool = False) -> int:
-        node = table.entries.get(key)
-        if key not in table.keys:
-            if required:
-                self.complaints.add(table.place, f"no `{key}`", f"a whole number from {least} to {most:,}")
-            return 0
-        value = node.value if isinstance(node, Scalar) else None
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            self.wrong(node, table.keys[key], f"a whole number from {least} to {most:,}")
-            return 0
-        return value
 
 
 SOURCES = ("instruction", "person", "config", "memory", "model", "unknown", "tool:*")
@@ -399,7 +355,3 @@ def _places(table: Table, prefix: str = "") -> dict[str, tuple[int, int]]:
 
 def _plain_table(table: Table | None) -> Mapping[str, Any]:
     return {name: plain(node) for name, node in table.entries.items()} if table else {}
-
-
-def _or(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + f" or {words[-1]}" if len(words) > 1 else words[0]

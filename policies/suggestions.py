@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perdure.policies.model import ToolSignature
 from perdure.policies.conditions import variable
+from perdure.policies.model import ToolSignature
 from perdure.policies.printing import print_policy
 from perdure.policies.rules import ArgumentPattern, Equals, InlineTest, OneOf, PolicyFile, Rule
 
@@ -41,18 +41,18 @@ class Suggestion:
     text: str
 
 
-def suggest(answers: Iterable[Answered], signatures: Mapping[str, ToolSignature], *, workspace: str) -> list[Suggestion]:
+def suggest(answers: Iterable[Answered], signatures: Mapping[str, ToolSignature]) -> list[Suggestion]:
     """Suggestions, the one with most evidence first. Answers of one tool whose given arguments have the same names are taken
     together; each argument takes the values that were approved, and one that varied without end makes no rule."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Answered]] = defaultdict(list)
     for answer in answers:
         if answer.tool in signatures:
             groups[answer.task, answer.tool, tuple(sorted(answer.args))].append(answer)
-    found = [made for (task, tool, _), group in groups.items() if (made := _from_group(task, signatures[tool], group, workspace))]
+    found = [made for (task, tool, _), group in groups.items() if (made := _from_group(task, signatures[tool], group))]
     return sorted(found, key=lambda one: (-one.approvals, one.rule.name))
 
 
-def _from_group(task: str, signature: ToolSignature, group: Sequence[Answered], workspace: str) -> Suggestion | None:
+def _from_group(task: str, signature: ToolSignature, group: Sequence[Answered]) -> Suggestion | None:
     approved = [answer for answer in group if answer.approved]
     if len(approved) < EVIDENCE_MIN:
         return None
@@ -81,9 +81,21 @@ def _from_group(task: str, signature: ToolSignature, group: Sequence[Answered], 
         decide="auto",
     )
     tests = [_test(answer, "auto", line) for line, answer in enumerate(_distinct(approved), start=1)]
-    tests.append(InlineTest(name="another task still asks", line=1, column=1, tool=signature.name, args=approved[0].args, given={"task": f"not {task}"}, expect="escalate"))
+    tests.append(
+        InlineTest(
+            name="another task still asks",
+            line=1,
+            column=1,
+            tool=signature.name,
+            args=approved[0].args,
+            given={"task": f"not {task}"},
+            expect="escalate",
+        )
+    )
     text = print_policy(PolicyFile(file="suggested.yaml", rules=(rule,), tests=tuple(tests)))
-    return Suggestion(rule=rule, approvals=len(approved), evidence=tuple(answer.escalation for answer in approved), text=text)
+    return Suggestion(
+        rule=rule, approvals=len(approved), evidence=tuple(answer.escalation for answer in approved), text=text
+    )
 
 
 def _values(values: Sequence[Any]) -> ArgumentPattern | None:
@@ -96,7 +108,11 @@ def _values(values: Sequence[Any]) -> ArgumentPattern | None:
 
 
 def _would_allow(args: Mapping[str, ArgumentPattern], given: Mapping[str, Any]) -> bool:
-    return all(given[name] in (pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ()) for name, pattern in args.items())
+    return all(
+        given[name]
+        in (pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ())
+        for name, pattern in args.items()
+    )
 
 
 def _distinct(answers: Sequence[Answered]) -> list[Answered]:

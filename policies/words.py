@@ -9,9 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-_ANSI = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b", "E": "\x1b", "\\": "\\", "'": "'", '"': '"', "?": "?"}
+_ANSI = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+    "e": "\x1b",
+    "E": "\x1b",
+    "\\": "\\",
+    "'": "'",
+    '"': '"',
+    "?": "?",
+}
 _BRACES = re.compile(r"\{.*(?:,|\.\.).*\}", re.DOTALL)  # what bash may expand; `{}` and `{a}` stay as they are
-_ANSI_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|(.))", re.DOTALL)
+_ANSI_ESCAPE = re.compile(
+    r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|(.))", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,9 @@ def _double_quoted(node: Node, source: bytes) -> Word:
 
 
 def _double_escapes(text: bytes) -> str:
-    return re.sub(r'\\([\\"$`\n])', lambda found: "" if found[1] == "\n" else found[1], text.decode("utf-8", "surrogateescape"))
+    return re.sub(
+        r'\\([\\"$`\n])', lambda found: "" if found[1] == "\n" else found[1], text.decode("utf-8", "surrogateescape")
+    )
 
 
 def _concatenated(node: Node, source: bytes) -> Word:

@@ -35,7 +35,13 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "chroot": Wrapper("", "", (), ("userspec", "groups"), operands=1),
     "time": Wrapper("pv", "", ("portability", "verbose")),
     "env": Wrapper("i0v", "uC", ("ignore-environment", "null", "debug"), ("unset", "chdir"), assignments=True),
-    "sudo": Wrapper("AbEHknPS", "ugpCrt", ("non-interactive", "preserve-env", "set-home", "background"), ("user", "group", "prompt"), assignments=True),
+    "sudo": Wrapper(
+        "AbEHknPS",
+        "ugpCrt",
+        ("non-interactive", "preserve-env", "set-home", "background"),
+        ("user", "group", "prompt"),
+        assignments=True,
+    ),
     "doas": Wrapper("n", "u"),
     "pkexec": Wrapper("", "", ("disable-internal-agent",), ("user",)),
     "command": Wrapper("p"),
@@ -45,18 +51,128 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "toybox": Wrapper(),
     "eatmydata": Wrapper(),
     "unbuffer": Wrapper("p"),
-    "xargs": Wrapper("0rtpxo", "adEInLPsi", ("null", "no-run-if-empty", "verbose", "interactive", "exit", "open-tty"), ("arg-file", "delimiter", "eof", "replace", "max-args", "max-lines", "max-procs", "max-chars", "process-slot-var")),
-    "flock": Wrapper("sxeunoF", "wE", ("shared", "exclusive", "unlock", "nonblock", "close", "no-fork", "verbose"), ("timeout", "conflict-exit-code"), operands=1),
+    "xargs": Wrapper(
+        "0rtpxo",
+        "adEInLPsi",
+        ("null", "no-run-if-empty", "verbose", "interactive", "exit", "open-tty"),
+        (
+            "arg-file",
+            "delimiter",
+            "eof",
+            "replace",
+            "max-args",
+            "max-lines",
+            "max-procs",
+            "max-chars",
+            "process-slot-var",
+        ),
+    ),
+    "flock": Wrapper(
+        "sxeunoF",
+        "wE",
+        ("shared", "exclusive", "unlock", "nonblock", "close", "no-fork", "verbose"),
+        ("timeout", "conflict-exit-code"),
+        operands=1,
+    ),
 }
 
 # They run something that no argument list shows: another shell's words, a session, a schedule, a recording, a debugger.
 OPAQUE = frozenset(
-    "su runuser parallel script scriptreplay expect screen tmux at batch strace ltrace gdb lldb perf valgrind unshare nsenter"
-    " systemd-run systemd-inhibit machinectl dbus-run-session xvfb-run fakeroot proot bwrap firejail runc crun ctr setarch linux32"
-    " linux64 setpriv capsh start-stop-daemon daemonize run-parts logrotate socat nc ncat netcat telnet ftp sftp lftp rsh rlogin"
-    " source . eval coproc fc entr inotifywait incrontab rlwrap chpst softlimit envdir setlock s6-setuidgid gosu tini dumb-init"
-    " watchexec nodemon pm2 supervisorctl ansible salt fab mosh cpulimit prlimit choom numactl hyperfine sg newgrp torsocks"
-    " proxychains proxychains4 tsocks ld.so certbot composer rake gulp grunt tclsh wish".split()
+    [
+        "su",
+        "runuser",
+        "parallel",
+        "script",
+        "scriptreplay",
+        "expect",
+        "screen",
+        "tmux",
+        "at",
+        "batch",
+        "strace",
+        "ltrace",
+        "gdb",
+        "lldb",
+        "perf",
+        "valgrind",
+        "unshare",
+        "nsenter",
+        "systemd-run",
+        "systemd-inhibit",
+        "machinectl",
+        "dbus-run-session",
+        "xvfb-run",
+        "fakeroot",
+        "proot",
+        "bwrap",
+        "firejail",
+        "runc",
+        "crun",
+        "ctr",
+        "setarch",
+        "linux32",
+        "linux64",
+        "setpriv",
+        "capsh",
+        "start-stop-daemon",
+        "daemonize",
+        "run-parts",
+        "logrotate",
+        "socat",
+        "nc",
+        "ncat",
+        "netcat",
+        "telnet",
+        "ftp",
+        "sftp",
+        "lftp",
+        "rsh",
+        "rlogin",
+        "source",
+        ".",
+        "eval",
+        "coproc",
+        "fc",
+        "entr",
+        "inotifywait",
+        "incrontab",
+        "rlwrap",
+        "chpst",
+        "softlimit",
+        "envdir",
+        "setlock",
+        "s6-setuidgid",
+        "gosu",
+        "tini",
+        "dumb-init",
+        "watchexec",
+        "nodemon",
+        "pm2",
+        "supervisorctl",
+        "ansible",
+        "salt",
+        "fab",
+        "mosh",
+        "cpulimit",
+        "prlimit",
+        "choom",
+        "numactl",
+        "hyperfine",
+        "sg",
+        "newgrp",
+        "torsocks",
+        "proxychains",
+        "proxychains4",
+        "tsocks",
+        "ld.so",
+        "certbot",
+        "composer",
+        "rake",
+        "gulp",
+        "grunt",
+        "tclsh",
+        "wish",
+    ]
 )
 
 INTERPRETER = re.compile(
@@ -155,7 +271,8 @@ def _fed(rest: list[Word], replaced: str | None) -> list[Word] | str | None:
     if not replaced:
         return "xargs -I with what the shell expands"
     return [
-        word if word.text is None or replaced not in word.text else Word(None, word.text[: word.text.index(replaced)]) for word in rest
+        word if word.text is None or replaced not in word.text else Word(None, word.text[: word.text.index(replaced)])
+        for word in rest
     ]
 
 
@@ -168,6 +285,23 @@ def run_by_interpreter(name: str, words: Sequence[Word]) -> str | None | tuple[s
         return ()
     if first.text is None or first.text.startswith("-") or not first.text:
         return f"{name} with code or options of its own"
-    if name in {"dc", "bc", "m4", "psql", "mysql", "sqlite", "sqlite3", "java", "swift", "scala", "redis-cli", "mongo", "mongosh", "deno", "bun", "R"}:
+    if name in {
+        "dc",
+        "bc",
+        "m4",
+        "psql",
+        "mysql",
+        "sqlite",
+        "sqlite3",
+        "java",
+        "swift",
+        "scala",
+        "redis-cli",
+        "mongo",
+        "mongosh",
+        "deno",
+        "bun",
+        "R",
+    }:
         return f"{name} runs what it reads"
     return (first.text if "/" in first.text else f"./{first.text}",)

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from policy_tools import Workspace  # noqa: E402
+from policy_tools import Workspace
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import subprocess
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from benign_corpus import LISTED, OTHERS
 from bypass_corpus import BYPASSES
-from perdure.policies.commands import analyse, redirection_targets
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from policy_tools import Workspace, decide
+
+from perdure.policies.commands import analyse, redirection_targets
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,9 @@ def test_no_bypass_of_this_class_is_automatic(ops, kind, record_property):
     forms = BYPASSES[kind]
     record_property("forms", len(forms))
     assert len({str(form) for form in forms}) == len(forms) >= 28
-    assert [form if len(str(form)) < 200 else f"{str(form)[:200]}…" for form in forms if asked(ops, form) == "auto"] == []
+    assert [
+        form if len(str(form)) < 200 else f"{str(form)[:200]}…" for form in forms if asked(ops, form) == "auto"
+    ] == []
 
 
 def test_the_bypass_corpus_is_as_large_as_it_says():
@@ -52,10 +53,10 @@ def test_everyday_commands_with_other_programs_are_asked_and_not_refused(ops):
     ("script", "programs"),
     [
         ("a | b && c; d || e & f", "a b c d e f"),
-        ("a $(b `c`) \"$(d)\" <(e) >(f)", "b c d e f a"),
+        ('a $(b `c`) "$(d)" <(e) >(f)', "b c d e f a"),
         ("if a; then b; elif c; then d; else e; fi", "a b c d e"),
         ("for x in $(a); do b; done; while c; do d; done; case $(e) in x) f;; esac", "a b c d e f"),
-        ("{ a; (b); }; ! c; [ -n \"$(d)\" ]", "a b c d"),
+        ('{ a; (b); }; ! c; [ -n "$(d)" ]', "a b c d"),
         ("cat <<E\n$(a)\nE", "cat a"),
         ("env X=1 nice -n 3 timeout 5 sudo -u me nohup rm x", "env nice timeout sudo nohup rm"),
         ("find . -exec a {} + -exec sh -c 'b; c' \\;", "find a sh b c"),
@@ -73,9 +74,9 @@ def test_everyday_commands_with_other_programs_are_asked_and_not_refused(ops):
     ],
 )
 def test_every_program_is_seen(script, programs):
-    assert sorted(run.program for run in analyse(None, script, "/w").programs) == sorted(dict.fromkeys(programs.split())) or sorted(
-        run.program for run in analyse(None, script, "/w").programs
-    ) == sorted(programs.split())
+    assert sorted(run.program for run in analyse(None, script, "/w").programs) == sorted(
+        dict.fromkeys(programs.split())
+    ) or sorted(run.program for run in analyse(None, script, "/w").programs) == sorted(programs.split())
 
 
 def test_words_of_an_argument_list_are_not_expanded():
@@ -84,19 +85,45 @@ def test_words_of_an_argument_list_are_not_expanded():
 
 
 def test_what_forbids_sees_through_wrappers_and_doubts(workspace):
-    policies = workspace.rules("{name: a, tools: [run_command], decide: auto}", "{name: d, tools: [run_command], program: {in: [rm, git push]}, decide: deny}")
-    for script in ("rm x", "/bin/rm x", "/tmp/rm x", "ls | sudo rm x", "sh -c 'env rm x'", "echo $(rm x)", "$x; rm y", "git push", "git push origin", "find . -exec rm {} +"):
+    policies = workspace.rules(
+        "{name: a, tools: [run_command], decide: auto}",
+        "{name: d, tools: [run_command], program: {in: [rm, git push]}, decide: deny}",
+    )
+    for script in (
+        "rm x",
+        "/bin/rm x",
+        "/tmp/rm x",
+        "ls | sudo rm x",
+        "sh -c 'env rm x'",
+        "echo $(rm x)",
+        "$x; rm y",
+        "git push",
+        "git push origin",
+        "find . -exec rm {} +",
+    ):
         assert asked(policies, script) == "deny", script
-    for script in ("$x y", "eval \"$x\"", "python3 -c 1", "git $x", "git -c a=b push", "(", "ls; vim"):
+    for script in ("$x y", 'eval "$x"', "python3 -c 1", "git $x", "git -c a=b push", "(", "ls; vim"):
         assert asked(policies, script) in {"escalate", "deny"}, script
     assert asked(policies, "git log") == "auto"
 
 
+def test_a_program_named_from_a_directory_that_changes_is_not_certain(workspace):
+    policies = workspace.rules(
+        "{name: a, tools: [run_command], program: {in: [" + str(workspace.root) + "/tools/check, cd]}, decide: auto}"
+    )
+    assert asked(policies, "./tools/check") == "auto"
+    assert asked(policies, ["tools/check", "now"]) == "auto"
+    assert asked(policies, "cd /tmp/evil && ./tools/check") == "escalate"
+    assert asked(policies, "../elsewhere/tools/check") == "escalate"
+
+
 def test_subcommands_are_told_apart(workspace):
-    policies = workspace.rules("{name: a, tools: [run_command], program: {in: [git log, systemctl status, head]}, decide: auto}")
+    policies = workspace.rules(
+        "{name: a, tools: [run_command], program: {in: [git log, systemctl status, head]}, decide: auto}"
+    )
     assert asked(policies, "git log | head") == "auto"
     assert asked(policies, ["git", "log", "-n", "3"]) == "auto"
-    for script in ("git", "git push", "git -C /x log", "git $x", "systemctl stop x", "git \"log\"x"):
+    for script in ("git", "git push", "git -C /x log", "git $x", "systemctl stop x", 'git "log"x'):
         assert asked(policies, script) == "escalate", script
 
 
@@ -106,13 +133,32 @@ def test_a_redirection_is_automatic_only_where_its_target_is_allowed(workspace):
     root = str(workspace.root)
     script = "ls > reports/list.txt 2>/dev/null"
     assert redirection_targets(script) == ("reports/list.txt", "/dev/null")
-    assert decide(policies, "run_command", {"shell": script}, targets={"reports/list.txt": f"{root}/reports/list.txt"}).decision == "auto"
-    assert decide(policies, "run_command", {"shell": script}, targets={"reports/list.txt": "/etc/motd"}).decision == "escalate"
+    assert (
+        decide(
+            policies, "run_command", {"shell": script}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
+        ).decision
+        == "auto"
+    )
+    assert (
+        decide(policies, "run_command", {"shell": script}, targets={"reports/list.txt": "/etc/motd"}).decision
+        == "escalate"
+    )
     assert decide(policies, "run_command", {"shell": script}).decision == "escalate", "nobody resolved the target"
     moved = "cd /etc && ls > reports/list.txt"
-    assert decide(policies, "run_command", {"shell": moved}, targets={"reports/list.txt": f"{root}/reports/list.txt"}).decision == "escalate"
-    denies = workspace.rules("{name: a, tools: [run_command], decide: auto}", "{name: d, tools: [run_command], path: {under: /etc}, decide: deny}")
-    assert decide(denies, "run_command", {"shell": "ls > /etc/motd"}, targets={"/etc/motd": "/etc/motd"}).decision == "deny"
+    assert (
+        decide(
+            policies, "run_command", {"shell": moved}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
+        ).decision
+        == "escalate"
+    )
+    denies = workspace.rules(
+        "{name: a, tools: [run_command], decide: auto}",
+        "{name: d, tools: [run_command], path: {under: /etc}, decide: deny}",
+    )
+    assert (
+        decide(denies, "run_command", {"shell": "ls > /etc/motd"}, targets={"/etc/motd": "/etc/motd"}).decision
+        == "deny"
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -122,7 +168,54 @@ def test_any_text_has_an_analysis_and_none_raises(text):
 
 
 # Programs that only say that they ran; nothing else is on the PATH, and nothing else can be reached by name.
-_PIECES = ["ls", "rm", "cat", "x=1", "'rm'", "r\\m", "$(rm)", "`rm`", '"$(rm)"', "&&", "||", ";", "|", "&", "\n", "(", ")", "{", "}", "!", "if", "then", "fi", "a", "<<<", "<(rm)", "\\\n", "'", '"', "#", " ", "$x", "${y:-rm}", "env", "<<E\n", "\nE\n", "-", "case a in a)", "esac", ";;", "\\", "$'\\x72m'", "[[", "]]", "r", "m"]
+_PIECES = [
+    "ls",
+    "rm",
+    "cat",
+    "x=1",
+    "'rm'",
+    "r\\m",
+    "$(rm)",
+    "`rm`",
+    '"$(rm)"',
+    "&&",
+    "||",
+    ";",
+    "|",
+    "&",
+    "\n",
+    "(",
+    ")",
+    "{",
+    "}",
+    "!",
+    "if",
+    "then",
+    "fi",
+    "a",
+    "<<<",
+    "<(rm)",
+    "\\\n",
+    "'",
+    '"',
+    "#",
+    " ",
+    "$x",
+    "${y:-rm}",
+    "env",
+    "<<E\n",
+    "\nE\n",
+    "-",
+    "case a in a)",
+    "esac",
+    ";;",
+    "\\",
+    "$'\\x72m'",
+    "[[",
+    "]]",
+    "r",
+    "m",
+]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash to compare with")
@@ -160,6 +253,6 @@ def _stubs(tmp_path_factory):
             body = '#!/bin/bash\necho "${0##*/}" >> "$RAN"\n' + ('[ $# -gt 0 ] && exec "$@"\n' if name == "env" else "")
             path = directory / "bin" / name
             path.write_text(body)
-            os.chmod(path, 0o755)
+            path.chmod(0o755)
         _DIRECTORY.append(directory)
     return _DIRECTORY[0]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from policy_tools import SIGNATURES, decide
 
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.inline_tests import action_of
 from perdure.policies.loading import load_policies
 from perdure.policies.model import NOTHING_DECIDES, Facts, Grant
-from policy_tools import SIGNATURES, decide
 
 DESIGN = """\
 version: 1
@@ -83,7 +83,9 @@ def test_an_address_that_a_tool_chose_is_asked(design):
     url = {"url": "https://status.example.org/"}
     assert decide(design, "http_request", url, provenance={"url": ("model", "tool:read_file")}).decision == "escalate"
     assert decide(design, "http_request", url, provenance={"url": ("instruction",)}).decision == "auto"
-    assert decide(design, "http_request", url, provenance={"url": ()}).decision == "escalate", "nobody knows whence: may be a tool's"
+    assert decide(design, "http_request", url, provenance={"url": ()}).decision == "escalate", (
+        "nobody knows whence: may be a tool's"
+    )
 
 
 def test_obligations_are_the_strictest_and_unmet_ones_escalate(workspace):
@@ -102,7 +104,9 @@ def test_obligations_are_the_strictest_and_unmet_ones_escalate(workspace):
     decision = policies.decide(action, facts, unmet=unmet)
     assert decision.decision == "escalate"
     assert "confidence 0.80, asked for 0.90" in decision.reason
-    assert unmet_obligations(asked, Facts(task="t", planner="model", confidence=float("nan"))), "not a number is not certainty"
+    assert unmet_obligations(asked, Facts(task="t", planner="model", confidence=float("nan"))), (
+        "not a number is not certainty"
+    )
     assert not unmet_obligations(asked, Facts(task="t", planner="playbook")), "a playbook never votes"
 
 
@@ -128,11 +132,16 @@ def test_deny_beats_grant_beats_escalate_beats_auto(workspace):
 
 
 def test_a_grant_covers_its_task_tool_rule_and_arguments_and_nothing_else(workspace):
-    policies = workspace.rules("{name: e, tools: [write_file, notify], decide: escalate}", "{name: f, tools: [write_file], path: {under: secret}, decide: escalate}")
+    policies = workspace.rules(
+        "{name: e, tools: [write_file, notify], decide: escalate}",
+        "{name: f, tools: [write_file], path: {under: secret}, decide: escalate}",
+    )
     args = {"path": "reports/a.md", "text": "x"}
 
     def with_grant(rule="e", task="triage", tool="write_file", pattern=None, args=args, facts=None):
-        grant = Grant(id="G", rule=rule, task=task, tool=tool, pattern=pattern or {"path": {"glob": "reports/*.md"}, "text": "x"})
+        grant = Grant(
+            id="G", rule=rule, task=task, tool=tool, pattern=pattern or {"path": {"glob": "reports/*.md"}, "text": "x"}
+        )
         return decide(policies, "write_file", args, grants=[grant], facts=facts).decision
 
     assert with_grant() == "auto"
@@ -140,11 +149,16 @@ def test_a_grant_covers_its_task_tool_rule_and_arguments_and_nothing_else(worksp
     assert with_grant(rule="other") == "escalate"
     assert with_grant(task="other") == "escalate"
     assert with_grant(tool="notify") == "escalate"
-    assert with_grant(pattern={"path": {"glob": "reports/*.md"}}) == "escalate", "an argument that the person did not see"
+    assert with_grant(pattern={"path": {"glob": "reports/*.md"}}) == "escalate", (
+        "an argument that the person did not see"
+    )
     assert with_grant(pattern={"path": {"glob": "reports/*.md"}, "text": "x", "mode": "w"}) == "escalate"
     assert with_grant(args={"path": "reports/../policies/a.md", "text": "x"}) == "escalate"
     assert with_grant(args={"path": "reports/b/c.md", "text": "x"}) == "escalate"
-    assert with_grant(pattern={"path": {"glob": "**"}, "text": "x"}, args={"path": "secret/a.md", "text": "x"}) == "escalate", "the other rule asks too"
+    assert (
+        with_grant(pattern={"path": {"glob": "**"}, "text": "x"}, args={"path": "secret/a.md", "text": "x"})
+        == "escalate"
+    ), "the other rule asks too"
 
 
 def test_what_nobody_decided_can_be_granted_by_its_own_name(workspace):
@@ -167,7 +181,11 @@ def test_what_nobody_decided_can_be_granted_by_its_own_name(workspace):
         ("tickets", "args.count > 2", {"count": 2**70}),
         ("tickets", "args.extra.absent == 'x'", {"extra": {}}),
         ("tickets", "args.labels[7] == 'x'", {"labels": []}),
-        ("tickets", "args.labels.exists(a, args.labels.exists(b, args.labels.exists(c, a + b + c == 'x')))", {"labels": ["a"] * 300}),
+        (
+            "tickets",
+            "args.labels.exists(a, args.labels.exists(b, args.labels.exists(c, a + b + c == 'x')))",
+            {"labels": ["a"] * 300},
+        ),
         ("tickets", "args.in_ == 'ok'", {"in": "ok\0evil"}),
         ("tickets", "args.in_ == 'ok'", {"in": "\ud800"}),
         ("tickets", "args.in_ == 'ok'", {"in": {"secret": "TOKEN"}}),
@@ -175,7 +193,10 @@ def test_what_nobody_decided_can_be_granted_by_its_own_name(workspace):
     ],
 )
 def test_a_condition_that_fails_is_a_question_whatever_it_would_have_decided(workspace, decided, tool, condition, args):
-    policies = workspace.rules(f'{{name: c, tools: [{tool}], when: "{condition}", decide: {decided}}}', f"{{name: a, tools: [{tool}], decide: auto}}")
+    policies = workspace.rules(
+        f'{{name: c, tools: [{tool}], when: "{condition}", decide: {decided}}}',
+        f"{{name: a, tools: [{tool}], decide: auto}}",
+    )
     grant = Grant(id="G", rule="c", task="triage", tool=tool, pattern=args)
     decision = decide(policies, tool, args, grants=[grant])
     assert decision.decision == "escalate"
@@ -184,7 +205,10 @@ def test_a_condition_that_fails_is_a_question_whatever_it_would_have_decided(wor
 
 
 def test_a_pattern_that_backtracks_elsewhere_is_linear_here(workspace):
-    policies = workspace.rules('{name: c, tools: [recall], when: "args.query.matches(\'^(a+)+$\')", decide: auto}', "{name: g, tools: [recall], args: {query: {glob: '*a*a*a*a*a*a*a*a*a*b'}}, decide: auto}")
+    policies = workspace.rules(
+        "{name: c, tools: [recall], when: \"args.query.matches('^(a+)+$')\", decide: auto}",
+        "{name: g, tools: [recall], args: {query: {glob: '*a*a*a*a*a*a*a*a*a*b'}}, decide: auto}",
+    )
     assert decide(policies, "recall", {"query": "a" * 50_000 + "c"}).decision == "escalate"
 
 
@@ -204,19 +228,30 @@ def test_optional_arguments_and_odd_names(workspace):
 
 
 def test_allowing_needs_every_path_and_forbidding_any(workspace):
-    policies = workspace.rules("{name: a, tools: [move_file], path: {under: reports}, decide: auto}", "{name: d, tools: [move_file], path: {under: policies}, decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [move_file], path: {under: reports}, decide: auto}",
+        "{name: d, tools: [move_file], path: {under: policies}, decide: deny}",
+    )
     assert decide(policies, "move_file", {"from": "reports/a", "to": "reports/b"}).decision == "auto"
     assert decide(policies, "move_file", {"from": "reports/a", "to": "b"}).decision == "escalate"
     assert decide(policies, "move_file", {"from": "reports/a", "to": "policies/b.yaml"}).decision == "deny"
-    assert decide(policies, "move_file", {"from": ".", "to": "reports/b"}).decision == "deny", "what moves the parent moves it too"
-    assert decide(policies, "move_file", {"from": "reports/a", "to": "reports/b"}, paths={"from": ("/x",)}).decision == "escalate", "unresolved"
+    assert decide(policies, "move_file", {"from": ".", "to": "reports/b"}).decision == "deny", (
+        "what moves the parent moves it too"
+    )
+    assert (
+        decide(policies, "move_file", {"from": "reports/a", "to": "reports/b"}, paths={"from": ("/x",)}).decision
+        == "escalate"
+    ), "unresolved"
 
 
 def test_a_directory_that_is_a_link_is_matched_where_it_lies(workspace, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "reports").symlink_to("real")
     (tmp_path / "secret").symlink_to("/etc")
-    policies = workspace.rules("{name: a, tools: [read_file], path: {under: [reports, /]}, decide: auto}", "{name: d, tools: [read_file], path: {under: secret}, decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [read_file], path: {under: [reports, /]}, decide: auto}",
+        "{name: d, tools: [read_file], path: {under: secret}, decide: deny}",
+    )
     real = str((tmp_path / "real").resolve())
     assert decide(policies, "read_file", {"path": "reports/x"}, paths={"path": (f"{real}/x",)}).decision == "auto"
     assert decide(policies, "read_file", {"path": "hosts"}, paths={"path": ("/etc/hosts",)}).decision == "deny"
@@ -232,17 +267,38 @@ def test_expiry_is_the_shortest_and_silence_approves_only_unanimously(workspace)
 
 
 def test_shadow_rules_are_recorded_and_not_enforced(workspace):
-    policies = workspace.rules("{name: a, tools: [notify], decide: auto}", "{name: s, tools: [notify], decide: deny, shadow: true}", "{name: o, tools: [notify], require: {confidence: 0.9}, shadow: true}")
+    policies = workspace.rules(
+        "{name: a, tools: [notify], decide: auto}",
+        "{name: s, tools: [notify], decide: deny, shadow: true}",
+        "{name: o, tools: [notify], require: {confidence: 0.9}, shadow: true}",
+    )
     decision = decide(policies, "notify", {"title": "x"})
     assert (decision.decision, decision.shadow) == ("auto", "deny")
     assert [hit.name for hit in decision.shadow_rules] == ["s", "o"]
     assert [hit.name for hit in decision.rules] == ["a"]
-    whole = workspace.load("version: 1\nshadow: true\nrules: [{name: a, tools: [notify], decide: auto}]\ntests: [{tool: notify, args: {title: x}, expect: auto}]\n")
-    assert (decide(whole, "notify", {"title": "x"}).decision, decide(whole, "notify", {"title": "x"}).shadow) == ("escalate", "auto")
+    whole = workspace.load(
+        "version: 1\nshadow: true\nrules: [{name: a, tools: [notify], decide: auto}]\ntests: [{tool: notify, args: {title: x}, expect: auto}]\n"
+    )
+    assert (decide(whole, "notify", {"title": "x"}).decision, decide(whole, "notify", {"title": "x"}).shadow) == (
+        "escalate",
+        "auto",
+    )
 
 
 def test_a_tool_that_came_after_the_policies_is_still_governed(workspace):
-    policies = load_policies([workspace.write("version: 1\nrules:\n  - {name: d, tools: ['*'], decide: deny}\n")], {}, workspace=workspace.root)
+    policies = load_policies(
+        [workspace.write("version: 1\nrules:\n  - {name: d, tools: ['*'], decide: deny}\n")],
+        {},
+        workspace=workspace.root,
+    )
     assert decide(policies, "notify", {"title": "x"}).decision == "deny"
-    policies = load_policies([workspace.write("version: 1\nrules:\n  - {name: d, tools: ['*'], when: hour > 3, decide: deny}\n  - {name: a, tools: ['*'], decide: auto}\n")], {}, workspace=workspace.root)
+    policies = load_policies(
+        [
+            workspace.write(
+                "version: 1\nrules:\n  - {name: d, tools: ['*'], when: hour > 3, decide: deny}\n  - {name: a, tools: ['*'], decide: auto}\n"
+            )
+        ],
+        {},
+        workspace=workspace.root,
+    )
     assert decide(policies, "notify", {"title": "x"}).decision == "escalate"

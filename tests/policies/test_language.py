@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from policy_tools import SIGNATURES, decide
 
 from perdure.errors import Problems
 from perdure.policies.documents import BYTES_MAX
 from perdure.policies.loading import LIBRARY, load_policies
-from policy_tools import SIGNATURES, decide
 
 RULE = "{name: a, tools: [write_file], decide: auto"
 
@@ -25,63 +25,123 @@ def problems_of(workspace, text):
 @pytest.mark.parametrize(
     ("text", "found", "expected"),
     [
-        ("‸", 'an empty file', 'version: 1'),
-        ("version: ‸2\nrules: []\n", 'the number 2', '1, the only version'),
-        ("version: 1\n‸version: 1\nrules: []\n", "'version' a second time", 'first in line 1'),
+        ("‸", "an empty file", "version: 1"),
+        ("version: ‸2\nrules: []\n", "the number 2", "1, the only version"),
+        ("version: 1\n‸version: 1\nrules: []\n", "'version' a second time", "first in line 1"),
         ("version: 1\n‸rulse: []\nrules: []\n", "unknown key 'rulse'", "did you mean 'rules'"),
-        ("version: 1\nrules: ‸{}\n", 'an empty mapping', 'a list of rules'),
-        ("version: 1\nrules: [‸12]\n", 'the number 12', 'a rule'),
-        ("version: 1\nrules:\n‸\t- x\n", 'a tab', 'spaces'),
-        ("version: 1\nrules: [a\n‸", 'flow sequence', 'YAML'),
-        ("version: 1\nrules: ‸&r []\n", 'the anchor &r', 'readable where it stands'),
-        ("version: 1\nrules: ‸*r\n", 'the alias *r', 'the value itself'),
-        ("version: 1\n‸---\nrules: []\n", 'a second document', 'one document'),
-        ("version: 1\nrules: [‸{tools: [write_file], decide: auto}]\n", 'no `name`', 'people will know'),
-        ("version: 1\nrules: [‸{name: a, decide: auto}]\n", 'no `tools`', 'write_file'),
-        ("version: 1\nrules: [{name: a, tools: ‸[], decide: auto}]\n", 'an empty list', 'a list of names'),
-        ("version: 1\nrules: [‸{name: a, tools: [write_file]}]\n", 'neither decides nor requires', 'auto, escalate or deny'),
-        ("version: 1\nrules: [{name: a, tools: [write_file], decide: ‸autow}]\n", "'autow'", "auto, escalate or deny (did you mean 'auto'?)"),
+        ("version: 1\nrules: ‸{}\n", "an empty mapping", "a list of rules"),
+        ("version: 1\nrules: [‸12]\n", "the number 12", "a rule"),
+        ("version: 1\nrules:\n‸\t- x\n", "a tab", "spaces"),
+        ("version: 1\nrules: [a\n‸", "flow sequence", "YAML"),
+        ("version: 1\nrules: ‸&r []\n", "the anchor &r", "readable where it stands"),
+        ("version: 1\nrules: ‸*r\n", "the alias *r", "the value itself"),
+        ("version: 1\n‸---\nrules: []\n", "a second document", "one document"),
+        ("version: 1\nrules: [‸{tools: [write_file], decide: auto}]\n", "no `name`", "people will know"),
+        ("version: 1\nrules: [‸{name: a, decide: auto}]\n", "no `tools`", "write_file"),
+        ("version: 1\nrules: [{name: a, tools: ‸[], decide: auto}]\n", "an empty list", "a list of names"),
+        (
+            "version: 1\nrules: [‸{name: a, tools: [write_file]}]\n",
+            "neither decides nor requires",
+            "auto, escalate or deny",
+        ),
+        (
+            "version: 1\nrules: [{name: a, tools: [write_file], decide: ‸autow}]\n",
+            "'autow'",
+            "auto, escalate or deny (did you mean 'auto'?)",
+        ),
         (f"version: 1\nrules: [{RULE}, ‸pth: {{under: x}}}}]\n", "unknown key 'pth'", "did you mean 'path'"),
         (f"version: 1\nrules: [{RULE}, path: {{‸undre: x}}}}]\n", "unknown key 'undre'", "did you mean 'under'"),
-        (f"version: 1\nrules: [{RULE}, path: {{‸under: ~/x}}}}]\n", "'~/x'", 'relative to the workspace'),
-        (f"version: 1\nrules: [{RULE}, path: {{‸under: 'a/*'}}}}]\n", 'the glob', 'everything below'),
-        (f"version: 1\nrules: [{RULE}, shadow: ‸on}}]\n", "the text 'on'", 'true or false'),
-        (f"version: 1\nrules: [{RULE}, ‸expires: 3h}}]\n", '`expires` in a rule that decides auto', 'a question'),
-        ("version: 1\nrules: [{name: a, tools: [x], decide: escalate, expires: ‸3y}]\n", "'3y'", '12h'),
-        ("version: 1\nrules: [{name: a, tools: [x], decide: escalate, expires: ‸900d}]\n", "'900d'", 'at most a year'),
-        ("version: 1\nrules: [{name: a, tools: [x], require: ‸{}}]\n", 'an empty `require`', 'confidence'),
-        ("version: 1\nrules: [{name: a, tools: [x], require: {confidence: ‸90}}]\n", 'the number 90', 'up to 1'),
-        ("version: 1\nrules: [{name: a, tools: [x], require: {votes: {ahead_by: 5, ‸max: 3}}}]\n", 'at most 3 votes', 'at least 5'),
-        (f"version: 1\nrules: [{RULE}, ‸when: }}]\n", 'nothing', 'a condition'),
-        (f"version: 1\nrules: [{RULE}, when: ‸!tainted }}]\n", 'the tag !tainted', 'in quotes'),
-        (f"version: 1\nrules: [{RULE}, when: ‸''}}]\n", '', 'a condition'),
-        (f"version: 1\nrules: [{RULE}, when: ‸true}}]\n", 'the boolean true', 'leave `when` out'),
-        (f"version: 1\nrules: [{RULE}, when: ‸12}}]\n", 'the number 12', 'a condition'),
-        (f"version: 1\nrules: [{RULE}, when: '‸args.pth == 1'}}]\n", "the unknown name 'args.pth'", "did you mean 'args.path'"),
-        (f"version: 1\nrules: [{RULE}, when: 'args.path ‸== 1'}}]\n", 'no matching overload', 'CEL'),
-        (f"version: 1\nrules: [{RULE}, when: 'args.path ‸='}}]\n", '', 'CEL'),
-        (f"version: 1\nrules: [{RULE}, when: ‸args.path}}]\n", 'type string', 'true or false'),
-        (f"version: 1\nrules: [{RULE}, when: '‸has(args.path)'}}]\n", 'has()', 'given.NAME'),
-        (f'version: 1\nrules: [{RULE}, when: \'task.matches(‸"(")\'}}]\n', 'the pattern', 'RE2'),
-        (f"version: 1\nrules: [{RULE}, when: '‸sesion.steps > 1'}}]\n", "'sesion.steps'", "did you mean 'session.steps'"),
-        ("version: 1\nrules: [{name: a, tools: [x, write_file], require: {confidence: 0.9}, when: ‸confidence < 0.9}]\n", "'confidence'", 'obligations'),
+        (f"version: 1\nrules: [{RULE}, path: {{‸under: ~/x}}}}]\n", "'~/x'", "relative to the workspace"),
+        (f"version: 1\nrules: [{RULE}, path: {{‸under: 'a/*'}}}}]\n", "the glob", "everything below"),
+        (f"version: 1\nrules: [{RULE}, shadow: ‸on}}]\n", "the text 'on'", "true or false"),
+        (f"version: 1\nrules: [{RULE}, ‸expires: 3h}}]\n", "`expires` in a rule that decides auto", "a question"),
+        ("version: 1\nrules: [{name: a, tools: [x], decide: escalate, expires: ‸3y}]\n", "'3y'", "12h"),
+        ("version: 1\nrules: [{name: a, tools: [x], decide: escalate, expires: ‸900d}]\n", "'900d'", "at most a year"),
+        ("version: 1\nrules: [{name: a, tools: [x], require: ‸{}}]\n", "an empty `require`", "confidence"),
+        ("version: 1\nrules: [{name: a, tools: [x], require: {confidence: ‸90}}]\n", "the number 90", "up to 1"),
+        (
+            "version: 1\nrules: [{name: a, tools: [x], require: {votes: {ahead_by: 5, ‸max: 3}}}]\n",
+            "at most 3 votes",
+            "at least 5",
+        ),
+        (f"version: 1\nrules: [{RULE}, ‸when: }}]\n", "nothing", "a condition"),
+        (f"version: 1\nrules: [{RULE}, when: ‸!tainted }}]\n", "the tag !tainted", "in quotes"),
+        (f"version: 1\nrules: [{RULE}, when: ‸''}}]\n", "", "a condition"),
+        (f"version: 1\nrules: [{RULE}, when: ‸true}}]\n", "the boolean true", "leave `when` out"),
+        (f"version: 1\nrules: [{RULE}, when: ‸12}}]\n", "the number 12", "a condition"),
+        (
+            f"version: 1\nrules: [{RULE}, when: '‸args.pth == 1'}}]\n",
+            "the unknown name 'args.pth'",
+            "did you mean 'args.path'",
+        ),
+        (f"version: 1\nrules: [{RULE}, when: 'args.path ‸== 1'}}]\n", "no matching overload", "CEL"),
+        (f"version: 1\nrules: [{RULE}, when: 'args.path ‸='}}]\n", "", "CEL"),
+        (f"version: 1\nrules: [{RULE}, when: ‸args.path}}]\n", "type string", "true or false"),
+        (f"version: 1\nrules: [{RULE}, when: '‸has(args.path)'}}]\n", "has()", "given.NAME"),
+        (f"version: 1\nrules: [{RULE}, when: 'task.matches(‸\"(\")'}}]\n", "the pattern", "RE2"),
+        (
+            f"version: 1\nrules: [{RULE}, when: '‸sesion.steps > 1'}}]\n",
+            "'sesion.steps'",
+            "did you mean 'session.steps'",
+        ),
+        (
+            "version: 1\nrules: [{name: a, tools: [x, write_file], require: {confidence: 0.9}, when: ‸confidence < 0.9}]\n",
+            "'confidence'",
+            "obligations",
+        ),
         (f"version: 1\nrules: [{RULE}, args: {{‸pth: x}}}}]\n", "unknown argument 'pth'", "did you mean 'path'"),
-        (f"version: 1\nrules: [{RULE}, args: {{‸path: 3}}}}]\n", "the int '3'", 'type string'),
-        (f"version: 1\nrules: [{RULE}, args: {{path: ‸[a]}}}}]\n", 'a list of 1', '{in: […]}'),
-        (f"version: 1\nrules: [{RULE}, args: {{path: ‸}}}}]\n", 'nothing', '!given.NAME'),
-        (f"version: 1\nrules: [{RULE}, args: {{‸text: {{under: x}}}}}}]\n", "`under` for 'text'", 'is none'),
-        (f"version: 1\nrules: [{RULE}, provenance: {{path: {{‸any: [tol]}}}}}}]\n", "the source 'tol'", 'tool:NAME'),
-        (f"version: 1\nrules: [{RULE}, host: ‸{{in: [a.example]}}}}]\n", '`host` for write_file', '`url`'),
-        ("version: 1\nrules: [{name: a, tools: [http_request], host: ‸{in: ['https://a.example/']}, decide: auto}]\n", 'the host', 'without scheme'),
-        ("version: 1\nrules: [{name: a, tools: [http_request], args: {‸method: GTE}, decide: auto}]\n", "'GTE'", "did you mean 'GET'"),
-        ("version: 1\nrules: [{name: a, tools: [tickets], args: {‸urgent: on}, decide: auto}]\n", "the str 'on'", 'type boolean'),
+        (f"version: 1\nrules: [{RULE}, args: {{‸path: 3}}}}]\n", "the int '3'", "type string"),
+        (f"version: 1\nrules: [{RULE}, args: {{path: ‸[a]}}}}]\n", "a list of 1", "{in: […]}"),
+        (f"version: 1\nrules: [{RULE}, args: {{path: ‸}}}}]\n", "nothing", "!given.NAME"),
+        (f"version: 1\nrules: [{RULE}, args: {{‸text: {{under: x}}}}}}]\n", "`under` for 'text'", "is none"),
+        (f"version: 1\nrules: [{RULE}, provenance: {{path: {{‸any: [tol]}}}}}}]\n", "the source 'tol'", "tool:NAME"),
+        (f"version: 1\nrules: [{RULE}, host: ‸{{in: [a.example]}}}}]\n", "`host` for write_file", "`url`"),
+        (
+            "version: 1\nrules: [{name: a, tools: [http_request], host: ‸{in: ['https://a.example/']}, decide: auto}]\n",
+            "the host",
+            "without scheme",
+        ),
+        (
+            "version: 1\nrules: [{name: a, tools: [http_request], args: {‸method: GTE}, decide: auto}]\n",
+            "'GTE'",
+            "did you mean 'GET'",
+        ),
+        (
+            "version: 1\nrules: [{name: a, tools: [tickets], args: {‸urgent: on}, decide: auto}]\n",
+            "the str 'on'",
+            "type boolean",
+        ),
         ("version: 1\nuse: ‸[read-onyl]\n", "library file 'read-onyl'", "did you mean 'read-only'"),
-        ("version: 1\nrules: []\ntests: [{tool: ‸write_fil, args: {}, expect: auto}]\n", "unknown tool 'write_fil'", "did you mean 'write_file'"),
-        ("version: 1\nrules: []\ntests: [{tool: notify, args: {‸titel: x}, expect: auto}]\n", "unknown argument 'titel'", "did you mean 'title'"),
-        ("version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, given: {huor: ‸3}, expect: auto}]\n", "unknown fact 'huor'", "did you mean 'hour'"),
-        ("version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, given: {hour: ‸x}, expect: auto}]\n", "'x'", 'type int'),
-        ("version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, expect: ‸auto}]\n", 'a test that fails', 'auto, as the test says'),
-        ("version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, expect: ‸allow}]\n", "'allow'", 'auto, escalate or deny'),
+        (
+            "version: 1\nrules: []\ntests: [{tool: ‸write_fil, args: {}, expect: auto}]\n",
+            "unknown tool 'write_fil'",
+            "did you mean 'write_file'",
+        ),
+        (
+            "version: 1\nrules: []\ntests: [{tool: notify, args: {‸titel: x}, expect: auto}]\n",
+            "unknown argument 'titel'",
+            "did you mean 'title'",
+        ),
+        (
+            "version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, given: {huor: ‸3}, expect: auto}]\n",
+            "unknown fact 'huor'",
+            "did you mean 'hour'",
+        ),
+        (
+            "version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, given: {hour: ‸x}, expect: auto}]\n",
+            "'x'",
+            "type int",
+        ),
+        (
+            "version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, expect: ‸auto}]\n",
+            "a test that fails",
+            "auto, as the test says",
+        ),
+        (
+            "version: 1\nrules: []\ntests: [{tool: notify, args: {title: x}, expect: ‸allow}]\n",
+            "'allow'",
+            "auto, escalate or deny",
+        ),
     ],
 )
 def test_each_mistake_is_an_error_with_its_place(workspace, text, found, expected):
@@ -123,7 +183,10 @@ def test_caret_stands_under_the_mistake_in_a_block(workspace):
 
 
 def test_words_that_yaml_takes_for_booleans_stay_words(workspace):
-    policies = workspace.rules("{name: a, tools: [notify], args: {level: NO}, decide: auto}", "{name: b, tools: [notify], args: {level: on}, decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [notify], args: {level: NO}, decide: auto}",
+        "{name: b, tools: [notify], args: {level: on}, decide: deny}",
+    )
     assert decide(policies, "notify", {"title": "x", "level": "NO"}).decision == "auto"
     assert decide(policies, "notify", {"title": "x", "level": "on"}).decision == "deny"
 
@@ -143,7 +206,9 @@ def test_ten_megabytes_of_rules_are_refused_unread(workspace):
 
 
 def test_a_bomb_of_anchors_is_refused_at_the_first(workspace):
-    bomb = "a: &a [x, x, x, x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9))
+    bomb = "a: &a [x, x, x, x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
+    )
     (problem,) = problems_of(workspace, bomb)
     assert "anchor" in problem.found
 
@@ -174,7 +239,13 @@ def test_each_library_file_loads_and_is_tested(path: Path, tmp_path):
     policies = load_policies([path], SIGNATURES, workspace=tmp_path)
     (document,) = policies.documents
     assert document.tests
-    assert {test.expect for test in document.tests} >= ({"escalate"} if path.stem in {"business-hours"} else {"escalate", "deny"} if path.stem == "egress" else {"auto", "escalate", "deny"})
+    assert {test.expect for test in document.tests} >= (
+        {"escalate"}
+        if path.stem == "business-hours"
+        else {"escalate", "deny"}
+        if path.stem == "egress"
+        else {"auto", "escalate", "deny"}
+    )
 
 
 def test_library_is_used_by_name_and_counts_into_the_digest(workspace):

@@ -7,6 +7,7 @@ import dataclasses
 import jsonschema
 import pytest
 import yaml
+from policy_tools import SIGNATURES, decide
 
 from perdure.policies.explaining import explain
 from perdure.policies.inline_tests import action_of
@@ -16,7 +17,6 @@ from perdure.policies.model import Facts, Grant
 from perdure.policies.replay import Recorded, replay
 from perdure.policies.schema import policy_schema
 from perdure.policies.suggestions import Answered, suggest
-from policy_tools import SIGNATURES, decide
 
 
 def explained(policies, tool, args, **changes):
@@ -27,19 +27,85 @@ def explained(policies, tool, args, **changes):
 @pytest.mark.parametrize(
     ("rule", "tool", "args", "verdict", "why"),
     [
-        ("{tools: [write_file], path: {under: reports}, decide: auto}", "write_file", {"path": "reports/x", "text": ""}, "matched", "everything"),
-        ("{tools: [write_file], path: {under: reports}, decide: auto}", "write_file", {"path": "x", "text": ""}, "not matched", "`path` wants {'under': ['reports']} and the action has "),
-        ("{tools: [notify], decide: auto}", "write_file", {"path": "x", "text": ""}, "not matched", "it is about notify"),
-        ("{tools: [http_request], host: {in: [a.example]}, decide: auto}", "http_request", {"url": "http://b.example"}, "not matched", "the action has b.example"),
-        ("{tools: [http_request], method: {in: [GET]}, decide: auto}", "http_request", {"url": "http://b.example", "method": "POST"}, "not matched", "the action has POST"),
-        ("{tools: [notify], args: {title: y}, decide: auto}", "notify", {"title": "x"}, "not matched", "`args.title` wants y and the action has 'x'"),
+        (
+            "{tools: [write_file], path: {under: reports}, decide: auto}",
+            "write_file",
+            {"path": "reports/x", "text": ""},
+            "matched",
+            "everything",
+        ),
+        (
+            "{tools: [write_file], path: {under: reports}, decide: auto}",
+            "write_file",
+            {"path": "x", "text": ""},
+            "not matched",
+            "`path` wants {'under': ['reports']} and the action has ",
+        ),
+        (
+            "{tools: [notify], decide: auto}",
+            "write_file",
+            {"path": "x", "text": ""},
+            "not matched",
+            "it is about notify",
+        ),
+        (
+            "{tools: [http_request], host: {in: [a.example]}, decide: auto}",
+            "http_request",
+            {"url": "http://b.example"},
+            "not matched",
+            "the action has b.example",
+        ),
+        (
+            "{tools: [http_request], method: {in: [GET]}, decide: auto}",
+            "http_request",
+            {"url": "http://b.example", "method": "POST"},
+            "not matched",
+            "the action has POST",
+        ),
+        (
+            "{tools: [notify], args: {title: y}, decide: auto}",
+            "notify",
+            {"title": "x"},
+            "not matched",
+            "`args.title` wants y and the action has 'x'",
+        ),
         ("{tools: [notify], args: {level: y}, decide: auto}", "notify", {"title": "x"}, "not matched", "not given"),
-        ("{tools: [notify], provenance: {title: {all: [config]}}, decide: auto}", "notify", {"title": "x"}, "not matched", "title from instruction"),
-        ("{tools: [notify], when: 'hour > 3', decide: auto}", "notify", {"title": "x"}, "not matched", "`when: hour > 3` is false"),
+        (
+            "{tools: [notify], provenance: {title: {all: [config]}}, decide: auto}",
+            "notify",
+            {"title": "x"},
+            "not matched",
+            "title from instruction",
+        ),
+        (
+            "{tools: [notify], when: 'hour > 3', decide: auto}",
+            "notify",
+            {"title": "x"},
+            "not matched",
+            "`when: hour > 3` is false",
+        ),
         ("{tools: [tickets], when: 'args.count > 3', decide: deny}", "tickets", {}, "not certain", "args.count"),
-        ("{tools: [run_command], program: {in: [ls]}, decide: auto}", "run_command", {"shell": "ls; rm x"}, "not matched", "the action has ls, rm"),
-        ("{tools: [run_command], program: {in: [ls]}, decide: auto}", "run_command", {"shell": "ls > f"}, "not matched", "writes f"),
-        ("{tools: [run_command], program: {in: [ls]}, decide: auto}", "run_command", {"shell": "$x"}, "not matched", "not certain: a program whose name"),
+        (
+            "{tools: [run_command], program: {in: [ls]}, decide: auto}",
+            "run_command",
+            {"shell": "ls; rm x"},
+            "not matched",
+            "the action has ls, rm",
+        ),
+        (
+            "{tools: [run_command], program: {in: [ls]}, decide: auto}",
+            "run_command",
+            {"shell": "ls > f"},
+            "not matched",
+            "writes f",
+        ),
+        (
+            "{tools: [run_command], program: {in: [ls]}, decide: auto}",
+            "run_command",
+            {"shell": "$x"},
+            "not matched",
+            "not certain: a program whose name",
+        ),
     ],
 )
 def test_every_rule_says_whether_it_matched_and_why_not(workspace, rule, tool, args, verdict, why):
@@ -51,9 +117,17 @@ def test_every_rule_says_whether_it_matched_and_why_not(workspace, rule, tool, a
 
 
 def test_an_explanation_agrees_with_the_decision(workspace):
-    policies = workspace.rules("{name: a, tools: [notify], decide: auto}", "{name: q, tools: [notify], require: {confidence: 0.9}}", "{name: o, tools: [write_file], decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [notify], decide: auto}",
+        "{name: q, tools: [notify], require: {confidence: 0.9}}",
+        "{name: o, tools: [write_file], decide: deny}",
+    )
     found = explained(policies, "notify", {"title": "x"})
-    assert (found.decision.decision, found.obligations.confidence, found.unmet) == ("escalate", 0.9, ("confidence 0.50, asked for 0.90",))
+    assert (found.decision.decision, found.obligations.confidence, found.unmet) == (
+        "escalate",
+        0.9,
+        ("confidence 0.50, asked for 0.90",),
+    )
     assert [one.name for one in found.rules] == ["a", "q", "o"]
     action = action_of(SIGNATURES["notify"], {"title": "x"}, policies.workspace)
     assert policies.explain(action, Facts(task="t", planner="model", confidence=0.5)) == found
@@ -69,10 +143,32 @@ def codes(policies):
         (["{name: a, tools: [wirte_file], decide: deny}"], 3, "no-tool"),
         (["{name: a, tools: [notify, nope], decide: deny}"], 3, "no-tool"),
         (["{name: a, tools: [notify], decide: auto}", "{name: b, tools: ['*'], decide: deny}"], 3, "unreachable"),
-        (["{name: b, tools: [write_file], path: {under: .}, decide: escalate}", "{name: a, tools: [write_file], path: {under: reports}, decide: auto}"], 4, "unreachable"),
-        (["{name: a, tools: [notify], decide: deny}", "{name: b, tools: [notify], when: hour > 3, decide: deny}"], 4, "shadowed-deny"),
-        (["{name: a, tools: [notify], decide: auto}", "{name: b, tools: [notify], args: {title: x}, decide: auto}"], 4, "shadowed"),
-        (["{name: a, tools: [notify], args: {title: x}, decide: auto}", "{name: b, tools: [notify], when: hour > 3, decide: deny}"], 4, "overlap"),
+        (
+            [
+                "{name: b, tools: [write_file], path: {under: .}, decide: escalate}",
+                "{name: a, tools: [write_file], path: {under: reports}, decide: auto}",
+            ],
+            4,
+            "unreachable",
+        ),
+        (
+            ["{name: a, tools: [notify], decide: deny}", "{name: b, tools: [notify], when: hour > 3, decide: deny}"],
+            4,
+            "shadowed-deny",
+        ),
+        (
+            ["{name: a, tools: [notify], decide: auto}", "{name: b, tools: [notify], args: {title: x}, decide: auto}"],
+            4,
+            "shadowed",
+        ),
+        (
+            [
+                "{name: a, tools: [notify], args: {title: x}, decide: auto}",
+                "{name: b, tools: [notify], when: hour > 3, decide: deny}",
+            ],
+            4,
+            "overlap",
+        ),
         (["{name: a, tools: [notify], decide: auto}"], 1, "no-tests"),
     ],
 )
@@ -88,17 +184,31 @@ def test_rules_without_a_test_are_remarked_upon(workspace):
 
 
 def test_different_directories_do_not_overlap(workspace):
-    policies = workspace.rules("{name: a, tools: [write_file], path: {under: a}, decide: auto}", "{name: b, tools: [write_file], path: {under: b}, decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [write_file], path: {under: a}, decide: auto}",
+        "{name: b, tools: [write_file], path: {under: b}, decide: deny}",
+    )
     assert [code for _, code in codes(policies)] == ["no-tests"]
 
 
 def recorded(number, tool, args, decided, **facts):
     action = action_of(SIGNATURES[tool], args, "/w")
-    return Recorded(id=f"A{number}", at=number, action=action, facts=Facts(**({"task": "t", "planner": "model"} | facts)), decided=decided)
+    return Recorded(
+        id=f"A{number}",
+        at=number,
+        action=action,
+        facts=Facts(**({"task": "t", "planner": "model"} | facts)),
+        decided=decided,
+    )
 
 
 def test_a_replay_lists_what_flips_with_the_facts_of_then(workspace):
-    policies = workspace.rules("{name: a, tools: [notify], decide: auto}", "{name: n, tools: [notify], when: hour < 6, decide: escalate}", "{name: c, tools: [notify], require: {max_per_hour: 10}}", "{name: d, tools: [tickets], decide: deny}")
+    policies = workspace.rules(
+        "{name: a, tools: [notify], decide: auto}",
+        "{name: n, tools: [notify], when: hour < 6, decide: escalate}",
+        "{name: c, tools: [notify], require: {max_per_hour: 10}}",
+        "{name: d, tools: [tickets], decide: deny}",
+    )
     past = [
         recorded(1, "notify", {"title": "x"}, "auto", hour=12),
         recorded(2, "notify", {"title": "x"}, "auto", hour=3),
@@ -108,7 +218,11 @@ def test_a_replay_lists_what_flips_with_the_facts_of_then(workspace):
     ]
     result = replay(policies, iter(past))
     assert (result.decisions, result.flipped, result.loosened) == (24, 23, 1)
-    assert result.flips == {("notify", "auto", "escalate"): 2, ("notify", "escalate", "auto"): 1, ("tickets", "auto", "deny"): 20}
+    assert result.flips == {
+        ("notify", "auto", "escalate"): 2,
+        ("notify", "escalate", "auto"): 1,
+        ("tickets", "auto", "deny"): 20,
+    }
     assert [flip.recorded.id for flip in result.examples["notify", "auto", "escalate"]] == ["A2", "A4"]
     assert len(result.examples["tickets", "auto", "deny"]) == 5
     (loose,) = result.examples["notify", "escalate", "auto"]
@@ -124,7 +238,7 @@ def answer(number, args, approved=True, task="triage", tool="http_request"):
 def test_a_suggestion_allows_what_was_approved_and_nothing_else(workspace):
     url = "https://status.example.org/up"
     answers = [answer(n, {"url": url, "method": method}) for n, method in enumerate(["GET", "HEAD", "GET"])]
-    (made,) = suggest(answers, SIGNATURES, workspace=str(workspace.root))
+    (made,) = suggest(answers, SIGNATURES)
     assert (made.approvals, made.evidence) == (3, ("E0", "E1", "E2"))
     policies = workspace.load(made.text)  # its own tests pass, or it would not load
     for args, task, decided in (
@@ -143,22 +257,37 @@ def test_a_suggestion_allows_what_was_approved_and_nothing_else(workspace):
     "answers",
     [
         [answer(1, {"url": "http://a"})],
-        [answer(1, {"url": "http://a"}), answer(2, {"url": "http://a"}), answer(3, {"url": "http://a"}, approved=False)],
+        [
+            answer(1, {"url": "http://a"}),
+            answer(2, {"url": "http://a"}),
+            answer(3, {"url": "http://a"}, approved=False),
+        ],
         [answer(n, {"url": f"http://{n}", "method": "GET"}) for n in range(30)],
         [answer(1, {"url": "http://a", "body": "x"}), answer(2, {"url": "http://b", "body": "y"})],
         [answer(1, {"labels": ["a"]}, tool="tickets"), answer(2, {"labels": ["a"]}, tool="tickets")],
     ],
-    ids=["one answer is no habit", "a person said no to the same", "no end of values", "combinations nobody saw", "nested values"],
+    ids=[
+        "one answer is no habit",
+        "a person said no to the same",
+        "no end of values",
+        "combinations nobody saw",
+        "nested values",
+    ],
 )
 def test_no_suggestion_is_wider_than_its_evidence(answers):
-    assert suggest(answers, SIGNATURES, workspace="/w") == []
+    assert suggest(answers, SIGNATURES) == []
 
 
 def test_the_editors_schema_accepts_the_library_and_refuses_what_the_loader_refuses():
     validator = jsonschema.Draft202012Validator(policy_schema())
     for path in library_files().values():
         validator.validate(yaml.safe_load(path.read_text()))
-    for broken in ({"version": 2}, {"version": 1, "rules": [{"name": "a", "tools": "x"}]}, {"version": 1, "rules": [{"name": "a", "tools": "x", "decide": "maybe"}]}, {"version": 1, "rulse": []}):
+    for broken in (
+        {"version": 2},
+        {"version": 1, "rules": [{"name": "a", "tools": "x"}]},
+        {"version": 1, "rules": [{"name": "a", "tools": "x", "decide": "maybe"}]},
+        {"version": 1, "rulse": []},
+    ):
         assert not validator.is_valid(broken), broken
 
 
