@@ -188,5 +188,20 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     "memory.unpinned": _pin("unpinned"),
     "memory.corrected": lambda b: line(f"fact corrected by {who(b['uid'])}"),
     "memory.forgotten": _pin("forgot"),
+    "mcp.server-started": lambda b: line(
+        ("server ", ""),
+        (b["server"], "name"),
+        f" answers with {count(b['tools'], 'tool')}",
+        (f"  {b.get('says') or ''}", "faint"),
+    ),
+    "mcp.server-ended": lambda b: line(("server ended", "bad"), f": {b['server']}: {b['reason']}"),
+    "mcp.tool-listed": lambda b: line(
+        f"server {b['server']} lists ", (b["tool"], "name"), f" as {short_digest(b['hash'])}"
+    ),
+    "mcp.tool-gone": lambda b: line(("tool gone", "warn"), f": server {b['server']} lists {b['tool']} no more"),
+    "mcp.tool-accepted": lambda b: line(
+        "tool ", (b["tool"], "name"), f" accepted by {who(b['uid'])}: {short_digest(b['hash'])}"
+    ),
+    "mcp.refused": lambda b: line(("refused", "warn"), f" what a server asked: {exact(dict(b))}"),
     "payload.erased": lambda b: line(f"payload of #{b['erased']} erased: {b['reason']}"),
 }

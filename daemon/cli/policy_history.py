@@ -173,7 +173,7 @@ def suggest(invocation: Invocation, since: int) -> None:
 
     config = load_config(invocation.workspace)
     answers = list(answered_questions(invocation, invocation.now() - since))
-    found = suggest_from(answers, signatures(tool_specs(config)), workspace=str(config.workspace))
+    found = suggest_from(answers, signatures(tool_specs(config)))
     if invocation.as_json:
         values = [
             {"rule": s.rule.name, "approvals": s.approvals, "evidence": list(s.evidence), "text": s.text} for s in found
