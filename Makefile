@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format crash bench local-model lock docs wheel clean
+.PHONY: help setup setup-dev run test lint format crash soak bench local-model lock docs wheel clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ format: setup-dev ## let the formatter write
 
 crash: setup-dev ## the daemon and its ledger killed and cut off at every step, many thousand times (CRASH="--sample 50": fewer)
 	@.venv/bin/python -m tests.crash $(CRASH)
+
+soak: setup-dev ## half a year of schedules, crashes and late answers under a simulated clock
+	@.venv/bin/python -m pytest tests/simulation -n $(WORKERS) --timeout 3600
 
 bench: setup-dev ## the measurements, for people to read: nothing in them passes or fails
 	@.venv/bin/python -m tests.benchmarks.bench_ledger
