@@ -202,6 +202,8 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     "mcp.tool-accepted": lambda b: line(
         "tool ", (b["tool"], "name"), f" accepted by {who(b['uid'])}: {short_digest(b['hash'])}"
     ),
-    "mcp.refused": lambda b: line(("refused", "warn"), f" what a server asked: {exact(dict(b))}"),
+    "mcp.refused": lambda b: line(
+        ("refused", "warn"), f" what server {b['server']} asked for: {b['what']} ({b['reason']})"
+    ),
     "payload.erased": lambda b: line(f"payload of #{b['erased']} erased: {b['reason']}"),
 }
