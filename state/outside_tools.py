@@ -32,8 +32,15 @@ class OutsideToolRow:
 
 def outside_tools(reader: LedgerReader, server: str | None = None) -> list[OutsideToolRow]:
     """Every tool that a server ever listed, by server and name."""
-    sql = "SELECT * FROM outside_tools" + ("" if server is None else " WHERE server = ?") + " ORDER BY server, name"
-    return [OutsideToolRow(*row) for row in reader.rows(sql, *(() if server is None else (server,)))]
+    where, given = ("", ()) if server is None else (" WHERE server = ?", (server,))
+    sql = f"SELECT * FROM outside_tools{where} ORDER BY server, name"  # noqa: S608 - only fixed words are put together
+    return [OutsideToolRow(*row) for row in reader.rows(sql, *given)]
+
+
+def outside_tool(reader: LedgerReader, server: str, tool: str) -> OutsideToolRow | None:
+    """One tool, by the name that its server gives it."""
+    rows = reader.rows("SELECT * FROM outside_tools WHERE server = ? AND tool = ?", server, tool)
+    return OutsideToolRow(*rows[0]) if rows else None
 
 
 def tool_listed(db: sqlite3.Connection, event: Event) -> None:

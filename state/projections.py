@@ -32,7 +32,7 @@ from perdure.state.journal import (
     tool_calls,
     unknown_actions,
 )
-from perdure.state.outside_tools import OutsideToolRow, outside_tools
+from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, statements
@@ -64,7 +64,7 @@ __all__ = [
     "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
     "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
     "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
-    "open_sessions", "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend",
+    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend",
     "success_rate", "task_first_loaded", "tasks", "tool_calls", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 

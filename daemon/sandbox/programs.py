@@ -80,35 +80,36 @@ async def run_program(orders: Orders, *, state_dir: Path, action: str) -> Ended:
     with ours:
         ours.setblocking(False)
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _BOOTSTRAP,
-                    str(Path(perdure.__file__).parent.parent),
-                    str(theirs.fileno()),
-                ),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=marks(state_dir, action),
-                cwd="/",
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                limit=_READ_BYTES,
-            )
+            process = await start_launcher(theirs, state_dir=state_dir, action=action, limit=_READ_BYTES)
         work = asyncio.ensure_future(_attend(process, ours, orders, state_dir, action))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            _hang_up(ours)
+            hang_up(ours)
             await asyncio.wait([work], timeout=_SECONDS_TO_END)
             raise
         finally:
             work.cancel()
             await asyncio.wait([work])
+
+
+async def start_launcher(
+    theirs: socket.socket, *, state_dir: Path, action: str, limit: int
+) -> asyncio.subprocess.Process:
+    """The launcher, waiting for its orders on the other end of `theirs`; `limit` is that of its pipes' readers."""
+    arguments = ("-I", "-S", "-c", _BOOTSTRAP, str(Path(perdure.__file__).parent.parent), str(theirs.fileno()))
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=marks(state_dir, action),
+        cwd="/",
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,
+        limit=limit,
+    )
 
 
 async def _attend(
@@ -118,7 +119,7 @@ async def _attend(
     assert process.stderr is not None
     flood = asyncio.Event()
     stdout, stderr = _Kept(orders.output_bytes_max, flood), _Kept(orders.output_bytes_max, flood)
-    report = asyncio.ensure_future(_converse(ours, _told(orders, state_dir, action)))
+    report = asyncio.ensure_future(converse(ours, told_to(orders, state_dir, action)))
     flooded = asyncio.ensure_future(flood.wait())
     pipes = asyncio.gather(stdout.fill(process.stdout), stderr.fill(process.stderr), _feed(process, orders.stdin))
     try:
@@ -130,7 +131,7 @@ async def _attend(
                 if flood.is_set()
                 else f"no end after {orders.seconds_max:g} s"
             )
-            _hang_up(ours)
+            hang_up(ours)
         elif not report.result():
             cut = "its launcher was killed"
             await asyncio.to_thread(end_strays, state_dir, action)
@@ -161,13 +162,14 @@ async def _attend(
         await asyncio.gather(report, pipes, flooded, return_exceptions=True)
 
 
-def _hang_up(ours: socket.socket) -> None:
+def hang_up(ours: socket.socket) -> None:
     """Tell the launcher to end everything."""
     with contextlib.suppress(OSError):
         ours.shutdown(socket.SHUT_WR)
 
 
-def _told(orders: Orders, state_dir: Path, action: str) -> bytes:
+def told_to(orders: Orders, state_dir: Path, action: str) -> bytes:
+    """The orders as the launcher reads them."""
     limits = {
         "DATA": orders.memory_bytes_max,
         "CPU": int(orders.seconds_max) + 1,
@@ -199,7 +201,8 @@ def _processes_of(uid: int) -> int:
     return count
 
 
-async def _converse(ours: socket.socket, told: bytes) -> dict[str, Any]:
+async def converse(ours: socket.socket, told: bytes) -> dict[str, Any]:
+    """Give the launcher its orders; its report once the program has ended (empty: the launcher itself was killed)."""
     loop = asyncio.get_running_loop()
     parts = bytearray()
     with contextlib.suppress(ConnectionError, BrokenPipeError):
