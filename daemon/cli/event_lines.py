@@ -205,5 +205,20 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     "mcp.refused": lambda b: line(
         ("refused", "warn"), f" what server {b['server']} asked for: {b['what']} ({b['reason']})"
     ),
+    "context.shortened": lambda b: line(
+        f"shortened {count(b['shortened'], 'earlier result')}, dropped {b['dropped']}: {b['prompt_tokens']:,} tokens in the prompt"
+    ),
+    "tokens.drifted": lambda b: line(
+        ("token counts drifted", "warn"),
+        f": {b['model']} says {b['reported']:,}, we counted {b['counted']:,}; factor {b['factor']:g} from now on",
+    ),
+    "provider.circuit": lambda b: line(
+        ("provider left alone", "bad") if b["state"] == "open" else ("provider asked again", "good"),
+        f": {b['model']}, {count(b['failures'], 'failure')} in a row",
+    ),
+    "vote.held": lambda b: line(
+        ("vote won" if b["won"] else "vote without a winner", "good" if b["won"] else "ask"),
+        f": ahead by {b['margin']} (asked for {b['ahead_by']}) after {count(b['draws'], 'draw')} of {b['draws_max']}",
+    ),
     "payload.erased": lambda b: line(f"payload of #{b['erased']} erased: {b['reason']}"),
 }
