@@ -137,12 +137,11 @@ class PolicySet:
     def obligations(self, action: ProposedAction, facts: Facts) -> Obligations:
         """First pass: what must hold before the action may be automatic; the strictest of all matching rules."""
         question = self.question(action, facts)
-        required = [
-            bound
-            for bound in self.bound(action.tool)
-            if bound.rule.require is not None and not bound.rule.shadow and bound.verdict(question) is True
-        ]
-        return strictest(required)
+        counted = _Counted()
+        for bound in self.bound(action.tool):
+            if bound.rule.require is not None and not bound.rule.shadow and bound.verdict(question) is True:
+                counted.add(bound, True)
+        return strictest(counted.rules, counted.hits)
 
     def decide(
         self, action: ProposedAction, facts: Facts, *, grants: Sequence[Grant] = (), unmet: Sequence[str] = ()
@@ -155,20 +154,24 @@ class PolicySet:
         question: Question,
         *,
         grants: Sequence[Grant] = (),
-        unmet: Sequence[str] = (),
+        unmet: Sequence[str] | None = None,
         enforce_shadow: bool = False,
     ) -> Decision:
-        """`decide` for a prepared question; `enforce_shadow` lets shadow rules count like all others."""
+        """Both passes over a prepared question at once; `unmet` None: the facts themselves say which obligations are met.
+        `enforce_shadow` lets shadow rules count like all others."""
         live, shadow = _Counted(), _Counted()
         for bound in self.bound(question.action.tool):
             verdict = bound.verdict(question)
             if verdict is not False:
                 (shadow if bound.rule.shadow and not enforce_shadow else live).add(bound, verdict)
+        if unmet is None:
+            unmet = unmet_obligations(strictest(live.rules, live.hits), question.facts)
         decision = self._compose(live, question, grants, unmet)
         if not shadow.hits and not shadow.errors:
             return decision
         both = _Counted(live.hits + shadow.hits, live.rules + shadow.rules, live.errors + shadow.errors)
-        imagined = self._compose(both, question, grants, unmet).decision
+        imagined_unmet = [*unmet, *unmet_obligations(strictest(shadow.rules, shadow.hits), question.facts)]
+        imagined = self._compose(both, question, grants, imagined_unmet).decision
         return replace(
             decision,
             shadow=imagined if imagined != decision.decision else None,
@@ -267,9 +270,10 @@ class PolicySet:
         return value_fits(Glob(pattern))(action.args[name])
 
 
-def strictest(required: Sequence[BoundRule]) -> Obligations:
-    """The strictest of each obligation that these rules ask for."""
-    asked = [bound.rule.require for bound in required if bound.rule.require is not None]
+def strictest(rules: Sequence[Rule], hits: Sequence[RuleHit]) -> Obligations:
+    """The strictest of each obligation that these rules ask for; `hits` are the same rules, in the same order."""
+    required = [(rule.require, hit) for rule, hit in zip(rules, hits, strict=True) if rule.require is not None]
+    asked = [require for require, _ in required]
     limits = [one.max_per_hour for one in asked if one.max_per_hour is not None]
     votes = [one for one in asked if one.votes_ahead_by]
     ahead = max((one.votes_ahead_by for one in votes), default=0)
@@ -278,7 +282,7 @@ def strictest(required: Sequence[BoundRule]) -> Obligations:
         votes_max=max(min((one.votes_max for one in votes), default=0), ahead),
         confidence=max((one.confidence for one in asked), default=0.0),
         max_per_hour=min(limits, default=None),
-        rules=tuple(replace(bound.hit, decide="require") for bound in required),
+        rules=tuple(replace(hit, decide="require") for _, hit in required),
     )
 
 

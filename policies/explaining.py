@@ -43,13 +43,8 @@ def explain(
     question = policies.question(action, facts, written=written)
     about = policies.bound(action.tool)
     verdicts = [(bound, bound.verdict(question)) for bound in about]
-    obligations = strictest(
-        [
-            bound
-            for bound, verdict in verdicts
-            if verdict is True and bound.rule.require is not None and not bound.rule.shadow
-        ]
-    )
+    counted = [bound for bound, verdict in verdicts if verdict is True and not bound.rule.shadow]
+    obligations = strictest([bound.rule for bound in counted], [bound.hit for bound in counted])
     unmet = unmet_obligations(obligations, facts)
     rules = [_explained(bound, question) for bound, _ in verdicts]
     named = {(bound.rule.file, bound.rule.line) for bound in about}
@@ -64,7 +59,7 @@ def explain(
     order = {"matched": 0, "not certain": 1, "not matched": 2}
     analysis = question.analysis
     return Explanation(
-        decision=policies.answer(question, grants=grants, unmet=unmet),
+        decision=policies.answer(question, grants=grants),
         obligations=obligations,
         unmet=unmet,
         rules=tuple(sorted(rules, key=lambda one: (order[one.verdict], one.file, one.line))),

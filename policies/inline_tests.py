@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from perdure.policies.conditions import FACTS
-from perdure.policies.decisions import PolicySet, strictest, unmet_obligations
+from perdure.policies.decisions import PolicySet
 from perdure.policies.documents import Complaints, Place, nearest, short
 from perdure.policies.model import Decision, Facts, ProposedAction, ToolSignature
 from perdure.policies.patterns import lexical
@@ -45,13 +45,7 @@ def outcome(test: InlineTest, signature: ToolSignature, policies: PolicySet) -> 
     facts = Facts(**({"task": "test", "planner": "model"} | values))
     action = action_of(signature, test.args, policies.workspace, provenance=test.provenance)
     question = policies.question(action, facts, written=True)
-    required = [
-        bound
-        for bound in policies.bound(test.tool)
-        if bound.rule.require is not None and bound.verdict(question) is True
-    ]
-    unmet = unmet_obligations(strictest(required), facts)
-    return policies.answer(question, unmet=unmet, enforce_shadow=True)
+    return policies.answer(question, enforce_shadow=True)
 
 
 def action_of(

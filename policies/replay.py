@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from perdure.policies.decisions import PolicySet, unmet_obligations
+from perdure.policies.decisions import PolicySet
 from perdure.policies.model import Decided, Decision, Facts, ProposedAction
 
 EXAMPLES_MAX = 5
@@ -62,9 +62,7 @@ _RANK: Mapping[str, int] = {"auto": 0, "escalate": 1, "deny": 2}
 def decisions(policies: PolicySet, recorded: Iterable[Recorded]) -> Iterator[tuple[Recorded, Decision]]:
     """Each recorded action with what these policies decide about it. Grants are left out: they are answers to old rules."""
     for one in recorded:
-        question = policies.question(one.action, one.facts)
-        obligations = policies.obligations(one.action, one.facts)
-        yield one, policies.answer(question, unmet=unmet_obligations(obligations, one.facts))
+        yield one, policies.answer(policies.question(one.action, one.facts))
 
 
 def replay(policies: PolicySet, recorded: Iterable[Recorded]) -> Replayed:
