@@ -28,7 +28,7 @@ def judge(
     action = as_policies_see(prepared, proposal)
     facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
     obligations = runtime.policies.obligations(action, facts)
-    unmet = list(_unmet(obligations, facts))
+    unmet = [*_unmet(obligations, facts), *prepared.unmet]
     if prepared.argv is not None and not prepared.sandboxed:
         unmet.append("no Landlock here, so that the program would run without a sandbox")
     decision = runtime.policies.decide(action, facts, grants=_grants(runtime, task), unmet=unmet)

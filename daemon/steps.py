@@ -214,6 +214,7 @@ class Steps:
             result, status = Result(ok=False, value=None, error=f"{type(error).__name__}: {error}"), "unknown"
         value, text = self.runtime.redact(result.value), self.runtime.redact(result.error)
         error_text = text if isinstance(text, str) else None
+        more: dict[str, JSON] = {} if result.whole is None else {"whole": self.runtime.redact(result.whole)}
         ended = ActionEnded(
             action=action,
             session=self.session,
@@ -223,7 +224,7 @@ class Steps:
             status=status,
             duration_us=int((self.runtime.clock.monotonic() - started) * MICROSECONDS),
             undo=result.undo or None,
-            payload={"result": value, "error": error_text, "truncated": result.truncated},
+            payload={"result": value, "error": error_text, "truncated": result.truncated, **more},
         )
         await self.runtime.ledger.write(ended)
         if status == "succeeded" and prepared.spec.probeable:

@@ -46,6 +46,7 @@ class Prepared:
     executed: Mapping[str, str] = field(default_factory=dict)  # executed file -> SHA-256
     effect: EffectClass | None = None  # this call's own effect class, where it differs from the tool's (a GET)
     sandboxed: bool = True  # False: a program would run without Landlock, which is for a person to allow
+    unmet: tuple[str, ...] = ()  # in words, why this call is for a person to allow whatever the policies say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +64,15 @@ class Call:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """How an attempt ended. `ok` False: the tool says that it failed, and `error` why. `value` is what planners see,
-    bounded; `truncated` says that something was cut. `undo` is True where `perdure undo` can bring the old state back."""
+    bounded; `truncated` says that something was cut. `undo` is True where `perdure undo` can bring the old state back.
+    `whole` is what `value` is a summary of: it goes into the ledger only."""
 
     ok: bool
     value: JSON
     error: str | None = None
     truncated: bool = False
     undo: bool = False
+    whole: JSON = None
 
 
 class ToolRefused(PerdureError):
