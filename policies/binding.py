@@ -68,7 +68,7 @@ def _arguments(rule: Rule, tools: list[ToolSignature], complaints: Complaints) -
 
 def is_command(tool: ToolSignature) -> bool:
     """Whether the tool takes a command of the caller's choice."""
-    return bool({"argv", "command", "script", "shell"} & (tool.args_schema.get("properties") or {}).keys())
+    return bool({"command", "script"} & (tool.args_schema.get("properties") or {}).keys())
 
 
 def _pattern(rule: Rule, name: str, pattern: ArgumentPattern, tool: ToolSignature, complaints: Complaints) -> None:

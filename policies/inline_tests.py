@@ -56,7 +56,7 @@ def action_of(
     provenance: Mapping[str, tuple[str, ...]] | None = None,
 ) -> ProposedAction:
     """The action that a call with these arguments would be, judged by them alone: paths as written, the host of `url`,
-    the command of `command` (a list) or `shell`. Arguments come from the instruction unless said otherwise."""
+    the command of `command` (a list) or `script`. Arguments come from the instruction unless said otherwise."""
     properties = signature.args_schema.get("properties") or {}
     full = {
         name: schema["default"]
@@ -73,16 +73,16 @@ def action_of(
         if name in full
     }
     url, method = full.get("url"), full.get("method")
-    argv = next((full[name] for name in ("command", "argv") if isinstance(full.get(name), list)), None)
-    script = next((full[name] for name in ("shell", "script") if isinstance(full.get(name), str)), None)
+    argv = full.get("command")
+    script = full.get("script")
     return ProposedAction(
         tool=signature.name,
         args=dict(args),
         effect=signature.effect,
         provenance=dict.fromkeys(args, ("instruction",)) | dict(provenance or {}),
         paths=paths,
-        argv=[str(word) for word in argv] if argv is not None else None,
-        script=script,
+        argv=[str(word) for word in argv] if isinstance(argv, list) else None,
+        script=script if isinstance(script, str) else None,
         cwd=workspace,
         host=_host(url) if isinstance(url, str) else None,
         method=method.upper() if isinstance(method, str) else None,

@@ -54,7 +54,7 @@ SIGNATURES = {
             effect="once",
             args_schema=_schema(
                 command={"type": "array", "items": {"type": "string"}, "optional": True},
-                shell=_text(optional=True),
+                script=_text(optional=True),
                 cwd=_text(optional=True),
             ),
             paths={"cwd": "read"},
@@ -71,6 +71,8 @@ SIGNATURES = {
                     "optional": True,
                 },
                 body=_text(optional=True),
+                json={"optional": True},
+                headers={"type": "object", "optional": True},
             ),
         ),
         ToolSignature(

@@ -22,7 +22,7 @@ def ops(tmp_path_factory):
 
 
 def asked(policies, form):
-    return decide(policies, "run_command", {"shell": form} if isinstance(form, str) else {"command": form}).decision
+    return decide(policies, "run_command", {"script": form} if isinstance(form, str) else {"command": form}).decision
 
 
 @pytest.mark.parametrize("kind", BYPASSES)
@@ -135,19 +135,19 @@ def test_a_redirection_is_automatic_only_where_its_target_is_allowed(workspace):
     assert redirection_targets(script) == ("reports/list.txt", "/dev/null")
     assert (
         decide(
-            policies, "run_command", {"shell": script}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
+            policies, "run_command", {"script": script}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
         ).decision
         == "auto"
     )
     assert (
-        decide(policies, "run_command", {"shell": script}, targets={"reports/list.txt": "/etc/motd"}).decision
+        decide(policies, "run_command", {"script": script}, targets={"reports/list.txt": "/etc/motd"}).decision
         == "escalate"
     )
-    assert decide(policies, "run_command", {"shell": script}).decision == "escalate", "nobody resolved the target"
+    assert decide(policies, "run_command", {"script": script}).decision == "escalate", "nobody resolved the target"
     moved = "cd /etc && ls > reports/list.txt"
     assert (
         decide(
-            policies, "run_command", {"shell": moved}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
+            policies, "run_command", {"script": moved}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
         ).decision
         == "escalate"
     )
@@ -156,7 +156,7 @@ def test_a_redirection_is_automatic_only_where_its_target_is_allowed(workspace):
         "{name: d, tools: [run_command], path: {under: /etc}, decide: deny}",
     )
     assert (
-        decide(denies, "run_command", {"shell": "ls > /etc/motd"}, targets={"/etc/motd": "/etc/motd"}).decision
+        decide(denies, "run_command", {"script": "ls > /etc/motd"}, targets={"/etc/motd": "/etc/motd"}).decision
         == "deny"
     )
 

@@ -10,6 +10,7 @@ from policy_tools import SIGNATURES, decide
 
 from perdure.errors import Problems
 from perdure.policies.documents import BYTES_MAX
+from perdure.policies.lints import lints
 from perdure.policies.loading import LIBRARY, load_policies
 
 RULE = "{name: a, tools: [write_file], decide: auto"
@@ -254,3 +255,18 @@ def test_library_is_used_by_name_and_counts_into_the_digest(workspace):
     assert set(both.files) == {"policies/policy0.yaml", "library/read-only.yaml"}
     assert both.digest != alone.digest
     assert decide(both, "read_file", {"path": "inbox/x.log"}).decision == "auto"
+
+
+def test_the_library_fits_the_tools_that_perdure_has(tmp_path):
+    from perdure.daemon.config import load_config
+    from perdure.daemon.tools.registry import tool_specs
+    from perdure.daemon.workspace import signatures
+
+    (tmp_path / "perdure.toml").write_text("")
+    for name in ("inbox", "policies", "tasks"):
+        (tmp_path / name).mkdir()
+    tools = signatures(tool_specs(load_config(tmp_path)))
+    policies = load_policies([LIBRARY], tools, workspace=tmp_path)
+    assert [
+        lint for lint in lints(policies) if lint.code in {"no-tool", "unreachable", "missing-test", "no-tests"}
+    ] == []

@@ -123,7 +123,7 @@ def questions(draw):
             st.fixed_dictionaries(
                 {"command": st.lists(st.sampled_from(["ls", "rm", "cat", "-x", "git", "log"]), max_size=3)}
             ),
-            st.fixed_dictionaries({"shell": st.sampled_from(["ls", "ls; rm x", "$x", "cat f > g", "git log"])}),
+            st.fixed_dictionaries({"script": st.sampled_from(["ls", "ls; rm x", "$x", "cat f > g", "git log"])}),
         ),
     }
     args = draw(values[tool])
