@@ -10,7 +10,7 @@ from sqlite_utils import Database, Migrations
 
 from perdure.errors import PerdureError
 
-CONTENT_VERSION = "1"  # raised when the same events give other records: memory is then made again from the ledger
+CONTENT_VERSION = "2"  # raised when the same events give other records: memory is then made again from the ledger
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 
@@ -73,3 +73,10 @@ def m001_tables(database: Database) -> None:
         " written INTEGER NOT NULL DEFAULT 0)",
     ):
         database.execute(statement)
+
+
+@migrations()
+def m002_places(database: Database) -> None:
+    """Where in its session a record stands, so that its neighbours are found by number."""
+    database.execute("ALTER TABLE records ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
+    database.execute("CREATE INDEX records_place ON records (session, place)")

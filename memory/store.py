@@ -4,7 +4,6 @@ and one transaction moves it, with its watermark, from one ledger position to th
 # ruff: noqa: S608 - what is put into SQL text here is column names and question marks, never a value
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,11 +135,14 @@ class Store:
     def add_record(self, record: Record) -> None:
         """Add one record and its words to the index; adding it again changes nothing."""
         self._db.execute(
-            "INSERT OR IGNORE INTO records (id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, scope)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO records"
+            " (id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, scope, place)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+            " (SELECT coalesce(max(place), 0) + 1 FROM records WHERE session = ?))",
             (
                 record.id, record.seq, record.at, record.task, record.session, record.kind, record.speaker,
-                int(record.untrusted), record.text, record.tokens, json.dumps(record.sources), scope_word(record.task),
+                int(record.untrusted), record.text, record.tokens, " ".join(map(str, record.sources)), scope_word(record.task),
+                record.session,
             ),
         )  # fmt: skip
         self._db.executemany(
@@ -187,22 +189,26 @@ class Store:
         """The ids of the records made from ledger event `seq`."""
         return [row[0] for row in self._db.execute("SELECT record FROM sources WHERE seq = ?", (seq,))]
 
-    def neighbours(self, record: Record, distance: int) -> list[tuple[int, Record]]:
-        """The records up to `distance` places before and after in the same session, each with its place (−1, 1 …)."""
-        if record.session is None:
-            return []
-        before = self._db.execute(
-            f"{_RECORDS} WHERE session = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
-            (record.session, record.seq, distance),
-        )
-        after = self._db.execute(
-            f"{_RECORDS} WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (record.session, record.seq, distance),
-        )
-        return [
-            *((-place, _record(row)) for place, row in enumerate(before, 1)),
-            *((place, _record(row)) for place, row in enumerate(after, 1)),
-        ]
+    def places(self, ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Where records stand: their session and the place in it. Records of no session stand nowhere."""
+        found: dict[str, tuple[str, int]] = {}
+        for chunk in _chunks(ids):
+            marks = ", ".join("?" * len(chunk))
+            sql = f"SELECT id, session, place FROM records WHERE session IS NOT NULL AND id IN ({marks})"
+            found.update((str(id), (str(session), int(place))) for id, session, place in self._db.execute(sql, chunk))
+        return found
+
+    def standing_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Record]:
+        """The records at these places (session, place in it), as far as there are any."""
+        found: dict[tuple[str, int], Record] = {}
+        for start in range(0, len(places), ROWS_AT_ONCE // 2):
+            chunk = places[start : start + ROWS_AT_ONCE // 2]
+            marks = ", ".join(["(?, ?)"] * len(chunk))
+            sql = f"SELECT place, {_COLUMNS} FROM records WHERE (session, place) IN (VALUES {marks})"
+            for row in self._db.execute(sql, [value for place in chunk for value in place]):
+                record = _record(row[1:])
+                found[str(record.session), int(row[0])] = record
+        return found
 
     def count(self, table: Literal["records", "claims", "summaries", "vectors", "pins"] = "records") -> int:
         """How many rows a table holds."""
@@ -430,7 +436,7 @@ _RECORDS = f"SELECT {_COLUMNS} FROM records"
 def _record(row: Sequence[Any]) -> Record:
     return Record(
         id=row[0], seq=row[1], at=row[2], task=row[3], session=row[4], kind=row[5], speaker=row[6],
-        untrusted=bool(row[7]), text=row[8], tokens=row[9], sources=tuple(json.loads(row[10])),
+        untrusted=bool(row[7]), text=row[8], tokens=row[9], sources=tuple(int(seq) for seq in row[10].split()),
     )  # fmt: skip
 
 

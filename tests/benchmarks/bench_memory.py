@@ -136,8 +136,12 @@ def recall(weights: Weights | None = None) -> np.ndarray:
     tables = []
     with tempfile.TemporaryDirectory() as directory:
         for conversation in conversations():
-            turns = embedded([record.text for record in conversation.records], cache / f"{conversation.name}-turns.npy", model)
-            asked = embedded([question.text for question in conversation.questions], cache / f"{conversation.name}-asked.npy", model)
+            turns = embedded(
+                [record.text for record in conversation.records], cache / f"{conversation.name}-turns.npy", model
+            )
+            asked = embedded(
+                [question.text for question in conversation.questions], cache / f"{conversation.name}-asked.npy", model
+            )
             store = filled(Path(directory), conversation, turns)
             tables.append(measure(conversation, store, asked, weights or Weights()))
             store.close()
