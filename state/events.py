@@ -298,6 +298,47 @@ class ModelReplied(Draft):
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextShortened(Draft):
+    """Receipt of compaction within a session: for this model call the results of `shortened` earlier actions were cut to
+    references, and the `dropped` oldest steps only counted. Nothing pinned is ever cut. The payload is `{"actions": […]}`."""
+
+    type: ClassVar[str] = "context.shortened"
+    session: str
+    task: str
+    call: str
+    shortened: int
+    dropped: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensDrifted(Draft):
+    """A provider's count of a prompt differs from ours by more than 2 %, and by more than it did before. `factor` is what our
+    counts of this model are multiplied with from now on."""
+
+    type: ClassVar[str] = "tokens.drifted"
+    session: str
+    task: str
+    call: str
+    model: str
+    counted: int
+    reported: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderCircuit(Draft):
+    """A model's provider failed `failures` times in a row and is left alone until `until` (microseconds UTC), or is asked
+    again."""
+
+    type: ClassVar[str] = "provider.circuit"
+    model: str
+    state: Literal["open", "closed"]
+    failures: int
+    until: int | None = None
+
+
 # -- steps and actions ----------------------------------------------------------------------------------------------
 
 
@@ -327,6 +368,29 @@ class ActionProposed(Draft):
     digest: str
     confidence: float
     key: str | None = None
+    stated: float | None = None  # what the planner said of itself, where `confidence` is the calibrated number
+    score: float | None = None  # what the calibration made `confidence` of
+    voted: bool | None = None  # whether a vote was held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteHeld(Draft):
+    """Independent draws for one step, until one canonical action led by `ahead_by`, or could not within `draws_max`. `margin`
+    is the leader's lead over the next; `flagged` draws were no valid proposal and counted for nothing. `action` is the one
+    that was taken or asked about; it is absent where the vote was about ending the session. The payload is
+    `{"candidates": [{"tool", "args", "votes"}]}`, most votes first."""
+
+    type: ClassVar[str] = "vote.held"
+    session: str
+    task: str
+    step: int
+    ahead_by: int
+    draws_max: int
+    draws: int
+    flagged: int
+    margin: int
+    won: bool
+    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,17 +443,23 @@ class ActionEnded(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionVerified(Draft):
+    """Something other than the planner looked at what an action did. `reliability` is how often this verifier is right, as
+    declared."""
+
     type: ClassVar[str] = "action.verified"
     action: str
     session: str
     task: str
     verifier: str
     passed: bool
+    reliability: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostconditionChecked(Draft):
-    """The payload is `{"condition": …, "detail": …}`."""
+    """The payload is `{"condition": …, "detail": …}`. One with `keep_until` (microseconds UTC) stands: later sessions of the
+    task check it again until then, and `standing` is the number of the event that proved it first. `digest` is that of the
+    file at `path` when it was proven."""
 
     type: ClassVar[str] = "postcondition.checked"
     session: str
@@ -397,6 +467,10 @@ class PostconditionChecked(Draft):
     index: int
     kind: str
     passed: bool
+    keep_until: int | None = None
+    path: str | None = None
+    digest: str | None = None
+    standing: int | None = None
 
 
 # -- people -----------------------------------------------------------------------------------------------------------

@@ -264,8 +264,8 @@ class Ledger:
         return outcomes
 
     def _append(self, draft: Draft, head: Head, at: int) -> Event:
-        if getattr(draft, "fence", self.fence) != self.fence:
-            raise _stale(draft.fence, self.fence)  # type: ignore[attr-defined]
+        if (claimed := getattr(draft, "fence", self.fence)) != self.fence:
+            raise _stale(claimed, self.fence)
         return _append(self._db, draft, head, at, self._entropy, self._redact)
 
     def _append_anchor(self) -> None:

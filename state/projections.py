@@ -108,7 +108,7 @@ def resolve(reader: LedgerReader, kind: str, text: str) -> str:
     if reader.rows(f"SELECT 1 FROM {table} WHERE {column} = ?", text):  # noqa: S608 - both names are constants
         return text
     pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    sql = f"SELECT {column} FROM {table} WHERE {column} LIKE ? ESCAPE '\\' OR {column} LIKE ? ESCAPE '\\' LIMIT 6"  # noqa: S608
+    sql = f"SELECT {column} FROM {table} WHERE {column} LIKE ? ESCAPE '\\' OR {column} LIKE ? ESCAPE '\\' LIMIT 6"  # noqa: S608 - both names are constants
     found = [row[0] for row in reader.rows(sql, pattern + "%", "%" + pattern)] if text else []
     if len(found) == 1:
         return str(found[0])

@@ -80,7 +80,7 @@ class LedgerReader:
             where.append(f"type IN ({', '.join('?' * len(types))})")
             fixed.extend(types)
         sql = (
-            f"SELECT seq, at, type, body, payload_hash, hash FROM events WHERE {' AND '.join(where)}"  # noqa: S608
+            f"SELECT seq, at, type, body, payload_hash, hash FROM events WHERE {' AND '.join(where)}"  # noqa: S608 - fixed words
             f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
         )
         low, high = after, self.head().seq if until is None else until
@@ -114,7 +114,8 @@ class LedgerReader:
 def event_from_row(row: tuple[Any, ...]) -> Event:
     """An event from the columns seq, at, type, body, payload_hash, hash."""
     seq, at, type_, body, payload_hash, hash_ = row
-    return Event(seq, at, type_, chain.parse(body), payload_hash, hash_)  # type: ignore[arg-type]
+    fields: dict[str, Any] = chain.parse(body)  # type: ignore[assignment] # a body is an object: the ledger wrote it
+    return Event(seq, at, type_, fields, payload_hash, hash_)
 
 
 def read_only_uri(path: Path, *, immutable: bool = False) -> str:

@@ -253,7 +253,8 @@ class _Tombstones:
         if row is None:
             return False
         body = self._db.execute("SELECT body FROM events WHERE seq = ? AND type = 'payload.erased'", row).fetchone()
-        return body is not None and chain.parse(body[0]).get("erased") == seq  # type: ignore[union-attr]
+        value = chain.parse(body[0]) if body is not None else None
+        return isinstance(value, dict) and value.get("erased") == seq
 
 
 def _rows(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
