@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import PerdureError
-from perdure.state.events import JSON
+from perdure.state.events import JSON, Event
 
 REQUEST_BYTES_MAX = 1_000_000
 SOCKET_NAME = "control.sock"
@@ -133,8 +133,11 @@ def ask(state_dir: Path, operation: str, params: dict[str, Any]) -> Any:
     return reply["result"]
 
 
-def perform(workspace: Path, operation: str, **params: Any) -> Any:
-    """Do what a person asks: through the running daemon, or, where none runs, under the workspace's lock in this process."""
+def perform(
+    workspace: Path, operation: str, *, on_event: Callable[[tuple[Event, ...]], None] | None = None, **params: Any
+) -> Any:
+    """Do what a person asks: through the running daemon, or, where none runs, under the workspace's lock in this process;
+    `on_event` then sees what is written."""
     from perdure.daemon.config import load_config
     from perdure.daemon.service import operate_alone
 
@@ -142,7 +145,7 @@ def perform(workspace: Path, operation: str, **params: Any) -> Any:
     try:
         return ask(config.state_dir, operation, params)
     except NoDaemon:
-        return asyncio.run(operate_alone(workspace, operation, params))
+        return asyncio.run(operate_alone(workspace, operation, params, on_event=on_event))
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

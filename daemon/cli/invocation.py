@@ -138,11 +138,11 @@ class Invocation:
             )
         return LedgerReader.open(path)
 
-    def perform(self, operation: str, **params: Any) -> dict[str, Any]:
-        """Have the daemon do it, or do it here under the workspace's lock where none runs."""
+    def perform(self, operation: str, *, on_event: Any = None, **params: Any) -> dict[str, Any]:
+        """Have the daemon do it, or do it here under the workspace's lock where none runs; `on_event` then sees it."""
         from perdure.daemon.control import perform
 
-        return dict(perform(self.workspace, operation, **params))
+        return dict(perform(self.workspace, operation, on_event=on_event, **params))
 
     def emit(self, kind: str, value: Mapping[str, Any]) -> None:
         """Print one JSON object, `format` first (`perdure/KIND/1`), in plain ASCII: nothing in it can move a cursor."""

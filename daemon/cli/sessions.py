@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +14,9 @@ from perdure.daemon.cli.running import configure_log
 from perdure.daemon.cli.status import session_json, sessions_table
 from perdure.daemon.cli.terminal import line
 from perdure.daemon.cli.words import short, shorten
+
+if TYPE_CHECKING:
+    from perdure.daemon.cli.live import LiveView
 
 # A session's end as an exit code, for scripts: 0 proven or finished, 1 failed, 3 waits for a person.
 EXIT_CODES = {"succeeded": 0, "unverified": 0, "parked": 3}
@@ -54,7 +59,9 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
     Exits 0 where it succeeded or finished unverified, 3 where it waits for a person, 1 otherwise.
     """
     configure_log(invocation, "error")
-    _finish(invocation, invocation.perform("session.run", task=task, dry_run=dry_run))
+    with _view(invocation) as on_event:
+        ending = invocation.perform("session.run", on_event=on_event, task=task, dry_run=dry_run)
+    _finish(invocation, ending)
 
 
 @session.command()
@@ -64,7 +71,27 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 def retry(invocation: Invocation, slot: str) -> None:
     """Run a session for the task of SLOT, which has ended, once more."""
     configure_log(invocation, "error")
-    _finish(invocation, invocation.perform("session.retry", slot=slot))
+    with _view(invocation) as on_event:
+        ending = invocation.perform("session.retry", on_event=on_event, slot=slot)
+    _finish(invocation, ending)
+
+
+@contextmanager
+def _view(invocation: Invocation) -> Iterator[LiveView | None]:
+    """The live view of a session that runs in this process; None where a program reads what is printed."""
+    if invocation.as_json:
+        yield None
+        return
+    from perdure.daemon.cli.live import LiveView
+    from perdure.daemon.cli.running import payload_reader
+
+    view = LiveView(
+        invocation.out, zone=invocation.zone, payload=payload_reader(invocation), command=invocation.command
+    )
+    try:
+        yield view
+    finally:
+        view.close()
 
 
 def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
