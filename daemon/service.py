@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.sandbox.strays import end_strays
+from perdure.daemon.scheduler import slot_name
 from perdure.daemon.secrets import redactor
+from perdure.daemon.sight import assemble
 from perdure.daemon.slot_runner import SlotRunner
 from perdure.daemon.supervision import Supervision
 from perdure.daemon.timer import Timer
@@ -144,7 +147,10 @@ class Service:
                 return await self._session(params, uid, operations.ask_for_session)
             case "session.retry":
                 return await self._session(params, uid, operations.retry)
-        return await operate(self.runtime, operation, params, uid)
+        answer = await operate(self.runtime, operation, params, uid)
+        if operation == "tools.accept":
+            await self.reloader.reload()
+        return answer
 
     async def _session(self, params: dict[str, Any], uid: int, ask: Callable[..., str]) -> JSON:
         known_task(self.runtime, params)
@@ -216,7 +222,26 @@ async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid:
         return _on_ledger(runtime.ledger, runtime.identifiers, runtime.now(), operation, params, uid)
     if operation == "undo":
         return await undo(runtime, uid, **params)
+    if operation == "context.preview":
+        known_task(runtime, params)
+        return await preview(runtime, **params)
     raise PerdureError("do", operation, "there is no such operation", "Use the perdure command of the same version")
+
+
+async def preview(runtime: Runtime, *, task: str) -> JSON:
+    """What the next session of `task` would see, as memory stands now; nothing is written."""
+    wanted = runtime.tasks[task]
+    name = slot_name(task, "manual", runtime.now())
+    context = await assemble(runtime, wanted, name, "preview", runtime.plan(wanted))
+    return {
+        "task": task,
+        "tokens": context.tokens,
+        "budget": context.budget,
+        "factor": context.factor,
+        "text": context.text,
+        "manifest": [asdict(item) for item in context.manifest],
+        "left_out": [asdict(item) for item in context.left_out],
+    }
 
 
 def _on_ledger(

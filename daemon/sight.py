@@ -25,7 +25,7 @@ async def see(runtime: Runtime, task: Task, slot: SlotRow, session: str, planner
     """Compact, assemble, and record what the planner will see. Raises ContextTooSmall with both numbers."""
     scope = memory_scope(task)
     await runtime.memory.compact(task.name, scope=scope, session=session)
-    context = await assemble(runtime, task, slot, session, planner)
+    context = await assemble(runtime, task, slot.slot, session, planner)
     await runtime.ledger.write(
         ContextAssembled(
             session=session,
@@ -44,8 +44,8 @@ async def see(runtime: Runtime, task: Task, slot: SlotRow, session: str, planner
     return context
 
 
-async def assemble(runtime: Runtime, task: Task, slot: SlotRow, session: str, planner: Planner) -> Context:
-    """The context of a session of `task` as memory stands now."""
+async def assemble(runtime: Runtime, task: Task, slot: str, session: str, planner: Planner) -> Context:
+    """The context of a session of `task`, for the slot of that name, as memory stands now."""
     scope = memory_scope(task)
     overhead = planner.overhead([runtime.tools[name].spec for name in task.tools])
     share = CONTEXT_SHARE if planner.model is not None else 1.0
@@ -63,7 +63,7 @@ async def assemble(runtime: Runtime, task: Task, slot: SlotRow, session: str, pl
     return await runtime.memory.assemble(request)
 
 
-def _pinned(runtime: Runtime, task: Task, slot: SlotRow) -> list[Pinned]:
+def _pinned(runtime: Runtime, task: Task, slot: str) -> list[Pinned]:
     bounds = task.bounds
     constraints = (
         f"You are the planner of the task {task.name}. You propose one action at a time; policies decide whether it is done, "
@@ -75,7 +75,7 @@ def _pinned(runtime: Runtime, task: Task, slot: SlotRow) -> list[Pinned]:
         Pinned(kind="constraints", text=constraints),
         Pinned(kind="policies", text=f"Policies in force: {runtime.policies.digest}"),
         Pinned(kind="open", text=_pending(runtime, task)),
-        Pinned(kind="slot", text=f"This session is for the slot {slot.slot}; it is now {iso(runtime.now())}."),
+        Pinned(kind="slot", text=f"This session is for the slot {slot}; it is now {iso(runtime.now())}."),
     ]
 
 

@@ -46,19 +46,38 @@ def show(invocation: Invocation, session: str | None, text: bool) -> None:
         invocation.emit("context", {"session": name, "contexts": public(contexts)})
         return
     for shown in contexts:
-        if text:
-            invocation.out.print(Text(harmless(shown["text"] or "(erased)")), soft_wrap=True)
-            continue
-        words = line("session ", (short(name), "id"), f"  {shown['tokens']:,} of {shown['budget']:,} tokens  ")
-        words.append_text(bar(shown["tokens"], shown["budget"], 20))
-        words.append_text(line((f"  factor {shown['factor']:g}  #{shown['seq']}", "faint")))
-        invocation.out.print(words)
+        _show(invocation, shown, (short(name), "id"), text=text)
+
+
+@context.command()
+@click.argument("task")
+@click.option("--text", is_flag=True, help="The whole text as the planner would get it, instead of the manifest.")
+@with_json
+@with_invocation
+def preview(invocation: Invocation, task: str, text: bool) -> None:
+    """Show what the next session of TASK would see, as memory stands now. Nothing runs, and nothing is written."""
+    shown = invocation.perform("context.preview", task=task)
+    if invocation.as_json:
+        invocation.emit("context", {"session": None, "contexts": [shown]})
+        return
+    _show(invocation, shown, ("preview", "id"), text=text)
+
+
+def _show(invocation: Invocation, shown: Mapping[str, Any], name: tuple[str, str], *, text: bool) -> None:
+    if text:
+        invocation.out.print(Text(harmless(shown["text"] or "(erased)")), soft_wrap=True)
+        return
+    words = line("session ", name, f"  {shown['tokens']:,} of {shown['budget']:,} tokens  ")
+    words.append_text(bar(shown["tokens"], shown["budget"], 20))
+    where = f"  #{shown['seq']}" if "seq" in shown else ""
+    words.append_text(line((f"  factor {shown['factor']:g}{where}", "faint")))
+    invocation.out.print(words)
+    invocation.say()
+    invocation.out.print(_items(shown["manifest"]))
+    if shown["left_out"]:
         invocation.say()
-        invocation.out.print(_items(shown["manifest"]))
-        if shown["left_out"]:
-            invocation.say()
-            invocation.say((f"left out: {count(len(shown['left_out']), 'item')}", "heading"))
-            invocation.out.print(_items(shown["left_out"]))
+        invocation.say((f"left out: {count(len(shown['left_out']), 'item')}", "heading"))
+        invocation.out.print(_items(shown["left_out"]))
 
 
 def _items(items: Sequence[Mapping[str, Any]]) -> Table:
