@@ -11,6 +11,7 @@ from watchfiles import awatch
 from perdure.daemon.config import CONFIG_NAME, load_config
 from perdure.daemon.opening import anchored, configuration_events
 from perdure.daemon.scheduler import opened
+from perdure.daemon.tools.registry import build_tools
 from perdure.daemon.workspace import POLICIES, TASKS, load_workspace
 from perdure.errors import PerdureError
 from perdure.state import projections
@@ -41,7 +42,19 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        await asyncio.gather(self._watch(), self._answer())
+        await asyncio.gather(self._watch(), self._answer(), self._follow_servers())
+
+    async def _follow_servers(self) -> None:
+        """What MCP servers list decides which tools there are; asking them all is the first thing a daemon does."""
+        changed = self._runtime.servers.changed
+        asking = asyncio.create_task(self._runtime.servers.discover(), name="discovery")
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                await self.reload()
+        finally:
+            asking.cancel()
 
     async def _answer(self) -> None:
         while True:
@@ -105,6 +118,9 @@ class Reloader:
         if drafts:
             await runtime.ledger.write(*drafts)
         runtime.policies, runtime.tasks = loaded.policies, anchored(runtime.ledger, loaded.tasks)
+        runtime.tools = build_tools(
+            runtime.config, memory=runtime.memory, notifier=runtime.notifier, servers=runtime.servers
+        )
         runtime.last_problems.pop("edit", None)
         self._timer.reschedule()
         log.info("reloaded", policies=loaded.policies.digest, tasks=len(loaded.tasks))

@@ -78,6 +78,9 @@ def holds_secret(text: str, secrets: Mapping[str, str]) -> str | None:
 def known_secrets(config: Config) -> dict[str, str]:
     """Every secret that the configuration names and that can be had now, name to value."""
     names = {name for tool in config.tools.values() for name in tool.credentials} | set(config.http.secrets)
+    for server in config.mcp.values():
+        names |= set(server.credentials)
+        names |= {value.secret for value in server.headers.values() if not isinstance(value, str)}
     if isinstance(config.notify.webhook, SecretReference):
         names.add(config.notify.webhook.secret)
     model = config.model

@@ -1,14 +1,15 @@
-"""All tools of a workspace: the built-in ones and the operator's own, each behind the same checks."""
+"""All tools of a workspace: the built-in ones, the operator's own and those of MCP servers, each behind the same checks."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from perdure.daemon.config import CONFIG_NAME, Config, ModelConfig, SecretReference
+from perdure.daemon.config import CONFIG_NAME, Config
+from perdure.daemon.mcp.catalog import outside_tools_of
 from perdure.daemon.notifications import Notifier
-from perdure.daemon.secrets import credential
+from perdure.daemon.secrets import known_secrets
 from perdure.daemon.tools.arguments import Arguments
 from perdure.daemon.tools.command import RUN_COMMAND, RunCommand
 from perdure.daemon.tools.http_request import HTTP_REQUEST, HttpRequest
@@ -22,8 +23,11 @@ from perdure.daemon.tools.running import Runner
 from perdure.daemon.tools.stash import Stash
 from perdure.daemon.tools.undo import UNDO, Undo
 from perdure.daemon.tools.writing import APPEND_FILE, DELETE_FILE, MOVE_FILE, WRITE_FILE, writing_tools
-from perdure.errors import PerdureError, Problem, Problems
+from perdure.errors import Problem, Problems
 from perdure.state.events import JSON
+
+if TYPE_CHECKING:
+    from perdure.daemon.mcp.servers import Servers
 
 _BUILT_IN = (
     LIST_FILES, READ_FILE, SEARCH_FILES, WRITE_FILE, APPEND_FILE, MOVE_FILE, DELETE_FILE,
@@ -32,7 +36,8 @@ _BUILT_IN = (
 
 
 def tool_specs(config: Config) -> dict[str, ToolSpec]:
-    """Every tool's specification, by name. Raises Problems where one of the operator's tools cannot work."""
+    """Every tool's specification, by name; those of MCP servers as the ledger knows them. Raises Problems where one of the
+    operator's tools cannot work."""
     problems = [
         Problem(CONFIG_NAME, 0, 0, f"tools.{name}: {found}", expected)
         for name, tool in config.tools.items()
@@ -40,13 +45,21 @@ def tool_specs(config: Config) -> dict[str, ToolSpec]:
     ]
     if problems:
         raise Problems("load", problems)
+    outside = {name: known.spec for name, known in outside_tools_of(config).items()}
+    return outside | _own_specs(config)
+
+
+def _own_specs(config: Config) -> dict[str, ToolSpec]:
+    """The built-in tools and the operator's."""
     specs = {spec.name: spec for spec in _BUILT_IN}
     return specs | {name: operator_spec(name, tool) for name, tool in config.tools.items()}
 
 
-def build_tools(config: Config, *, memory: MemoryView, notifier: Notifier) -> dict[str, Tool]:
-    """The tools themselves, by name. Raises Problems as `tool_specs` does."""
-    specs = tool_specs(config)
+def build_tools(
+    config: Config, *, memory: MemoryView, notifier: Notifier, servers: Servers | None = None
+) -> dict[str, Tool]:
+    """The tools themselves, by name; those of `servers` as the ledger knows them now. Raises Problems as `tool_specs` does."""
+    specs = _own_specs(config)
     roots = declared_roots(config)
     stash, runner = Stash(config.state_dir, roots), Runner(config, roots)
     tools: Iterable[Tool] = (
@@ -59,6 +72,7 @@ def build_tools(config: Config, *, memory: MemoryView, notifier: Notifier) -> di
         Remember(),
         Undo(roots, stash),
         *(Operated(specs[name], tool, runner) for name, tool in config.tools.items()),
+        *(servers.tools(roots) if servers is not None else ()),
     )
     secrets = known_secrets(config)
     return {tool.spec.name: Checked(tool, Arguments(tool.spec.name, tool.spec.args_schema, secrets)) for tool in tools}
@@ -105,22 +119,3 @@ def _difference(prepared: Prepared, again: Prepared) -> str:
     if again.paths != prepared.paths:
         return "a path leads elsewhere"
     return "what it would do has changed"
-
-
-def known_secrets(config: Config) -> dict[str, str]:
-    """Every secret that the configuration names and that can be had, name to value."""
-    names = {name for tool in config.tools.values() for name in tool.credentials} | set(config.http.secrets)
-    if isinstance(config.notify.webhook, SecretReference):
-        names.add(config.notify.webhook.secret)
-    names |= set(_model_keys(config.model))
-    secrets = {}
-    for name in names:
-        with contextlib.suppress(PerdureError):
-            secrets[name] = credential(name)
-    return secrets
-
-
-def _model_keys(model: ModelConfig | None) -> list[str]:
-    if model is None:
-        return []
-    return [*([model.key] if model.key else []), *_model_keys(model.fallback)]

@@ -68,7 +68,7 @@ class Runner:
                 argv=argv,
                 env={"HOME": str(scratch), **environment, "TMPDIR": str(scratch)},
                 cwd=str(cwd),
-                grants=self._grants(executed, limits, scratch) if self.confines(network=limits.network) else None,
+                grants=self.grants(executed, limits, scratch) if self.confines(network=limits.network) else None,
                 network=limits.network,
                 stdin=stdin,
                 seconds_max=min(limits.seconds_max, call.seconds_max),
@@ -79,7 +79,8 @@ class Runner:
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
-    def _grants(self, executed: Executed, limits: Limits, scratch: Path) -> Grants:
+    def grants(self, executed: Executed, limits: Limits, scratch: Path) -> Grants:
+        """Which paths a program started with these limits may use."""
         roots, commands = self.roots, self.config.commands
         for file in executed.files:
             if any(Path(file).is_relative_to(hidden) for hidden in roots.hidden):
