@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from perdure.daemon.mcp.settings import McpServer, check_server_name
 from perdure.daemon.quantities import Duration, Size
 from perdure.daemon.setting_types import CredentialName, VariableName, WorkspacePath, ZoneName, machine_zone
 from perdure.daemon.toml_positions import Place, positions
@@ -246,6 +247,7 @@ class Config(Strict):
             if _NAME.fullmatch(name) is None:
                 raise ValueError(f"tool names of small letters, digits and _, not {shown(name)}")
             if name in BUILT_IN_TOOLS:
+    mcp: dict[str, McpServer] = Field(default_factory=dict)
                 raise ValueError(f"a tool name other than `{name}`, which is built in")
         return tools
 
@@ -264,6 +266,13 @@ def load_config(workspace: Path) -> Config:
     content, problems = _read(workspace / CONFIG_NAME)
     if problems:
         raise Problems("load", problems)
+    @field_validator("mcp")
+    @classmethod
+    def _server_names(cls, mcp: dict[str, McpServer], info: ValidationInfo) -> dict[str, McpServer]:
+        for name in mcp:
+            check_server_name(name, frozenset(info.data.get("tools", {})))
+        return mcp
+
     config, problems = check_config(content, workspace)
     if config is None:
         raise Problems("load", problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge
 from perdure.daemon.clock import Clock, Identifiers, SystemClock
@@ -23,6 +24,9 @@ from perdure.state.ledger import Ledger
 from perdure.state.ownership import Owner
 
 LEDGER = "ledger.db"
+if TYPE_CHECKING:
+    from perdure.daemon.mcp.servers import Servers
+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +67,14 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     notifier = Notifier(config, ledger, clock=owned.clock)
     memory = Memory.open(config.state_dir, ledger=ledger, now=owned.clock.now, embedding=config.memory.embedding)
     try:
+    servers = open_servers(config, ledger, owned.clock)
         runtime = Runtime(
             config=config,
             clock=owned.clock,
             identifiers=owned.identifiers,
             ledger=ledger,
             memory=memory,
-            tools=build_tools(config, memory=memory, notifier=notifier),
+            tools=build_tools(config, memory=memory, notifier=notifier, servers=servers),
             notifier=notifier,
             plan=lambda task: build_planner(task, config),
             redact=redactor(config),
@@ -81,14 +86,23 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
         runtime.tasks = anchored(ledger, loaded.tasks)
         yield runtime
     finally:
+            servers=servers,
         await memory.close()
 
 
 def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
     """Events for what differs from the configuration that the ledger last saw in force."""
+        await servers.close()
     held = projections.configuration(ledger.reader)
     drafts: list[Draft] = []
     now_in_force = {
+def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:
+    """The workspace's MCP servers, none of them started yet."""
+    from perdure.daemon.mcp.servers import Servers
+
+    return Servers(config, ledger, clock)
+
+
         "config": ("sha256:" + loaded.config.digest.removeprefix("sha256:"), {"perdure.toml": loaded.config.digest}),
         "policies": (loaded.policies.digest, dict(loaded.policies.files)),
     }

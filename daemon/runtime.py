@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perdure.daemon.clock import Clock, Identifiers
     from perdure.daemon.config import Config
     from perdure.daemon.notifications import Notifier
+    from perdure.daemon.mcp.servers import Servers
     from perdure.daemon.planners.moves import Planner
     from perdure.daemon.tasks import Task
     from perdure.daemon.tools.model import Tool
@@ -42,6 +43,7 @@ class Runtime:
     last_problems: dict[str, str] = field(default_factory=dict)
 
     def now(self) -> int:
+    servers: Servers
         """Microseconds UTC."""
         return self.clock.now()
 

@@ -21,7 +21,8 @@ from perdure.daemon import log as log_lines
 from perdure.daemon.clock import Identifiers
 from perdure.daemon.config import load_config
 from perdure.daemon.control import ControlServer
-from perdure.daemon.opening import open_runtime, own_ledger
+from perdure.daemon.mcp import acceptance
+from perdure.daemon.opening import open_runtime, open_servers, own_ledger
 from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
 from perdure.daemon.runtime import Runtime
@@ -198,6 +199,9 @@ async def operate_alone(
             owned.ledger.subscribe(on_event)
         if operation in LEDGER_OPERATIONS:
             return _on_ledger(owned.ledger, owned.identifiers, owned.clock.now(), operation, params, os.getuid())
+        if operation == "tools.discover":  # also where tasks already name tools that nobody has seen yet
+            async with open_servers(config, owned.ledger, owned.clock) as servers:
+                return await acceptance.discover(config, servers, owned.ledger.reader, **params)
         loaded = load_workspace(workspace, config)
         async with open_runtime(owned, loaded) as runtime:
             await recover(runtime)
@@ -213,7 +217,9 @@ async def operate_alone(
             return await operate(runtime, operation, params, os.getuid())
 
 
-LEDGER_OPERATIONS = frozenset({"answer", "pause", "resume", "grants.revoke"}) | corrections.OPERATIONS.keys()
+LEDGER_OPERATIONS = (
+    frozenset({"answer", "pause", "resume", "grants.revoke", "tools.accept"}) | corrections.OPERATIONS.keys()
+)
 
 
 async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid: int) -> JSON:
@@ -222,6 +228,8 @@ async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid:
         return _on_ledger(runtime.ledger, runtime.identifiers, runtime.now(), operation, params, uid)
     if operation == "undo":
         return await undo(runtime, uid, **params)
+    if operation == "tools.discover":
+        return await acceptance.discover(runtime.config, runtime.servers, runtime.ledger.reader, **params)
     if operation == "context.preview":
         known_task(runtime, params)
         return await preview(runtime, **params)
@@ -254,6 +262,8 @@ def _on_ledger(
             return operations.pause(ledger, uid, **params)
         case "resume":
             return operations.resume(ledger, uid, **params)
+        case "tools.accept":
+            return acceptance.accept(ledger, uid, **params)
         case _ if operation in corrections.OPERATIONS:
             return corrections.OPERATIONS[operation](ledger, identifiers, now, uid, **params)
         case _:
