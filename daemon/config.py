@@ -162,6 +162,7 @@ class ModelConfig(Strict):
     factor: Annotated[float, Field(ge=1.0, le=4.0)] = 1.1
     seconds_max: Duration = 120.0
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    vote_temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
     prices: Prices | None = None
     fallback: ModelConfig | None = None
 
@@ -210,6 +211,19 @@ class Budgets(Strict):
     usd_per_day: Annotated[float, Field(gt=0)] | None = None
 
 
+class Confidence(Strict):
+    """How sure Perdure is of what planners propose, before their record says more.
+
+    `prior` is what a proposal of an unknown planner is worth: its own words can lower that, never raise it. With fewer than
+    `cold_below` outcomes of a model, tool and task, its number is called a cold start. `verifier` is how often a check of an
+    effect is right.
+    """
+
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    cold_below: Annotated[int, Field(ge=1, le=10_000)] = 20
+    verifier: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
+
+
 class Payloads(Strict):
     """How long requests to and replies from models are kept; the chain keeps their hashes for good."""
 
@@ -233,10 +247,12 @@ class Config(Strict):
     commands: Commands = Field(default_factory=Commands)
     http: Http = Field(default_factory=Http)
     tools: dict[str, OperatorTool] = Field(default_factory=dict)
+    mcp: dict[str, McpServer] = Field(default_factory=dict)
     model: ModelConfig | None = None
     notify: Notify = Field(default_factory=Notify)
     limits: Limits = Field(default_factory=Limits)
     budgets: Budgets = Field(default_factory=Budgets)
+    confidence: Confidence = Field(default_factory=Confidence)
     payloads: Payloads = Field(default_factory=Payloads)
     memory: MemoryConfig = Field(default_factory=MemoryConfig)
 
@@ -247,9 +263,15 @@ class Config(Strict):
             if _NAME.fullmatch(name) is None:
                 raise ValueError(f"tool names of small letters, digits and _, not {shown(name)}")
             if name in BUILT_IN_TOOLS:
-    mcp: dict[str, McpServer] = Field(default_factory=dict)
                 raise ValueError(f"a tool name other than `{name}`, which is built in")
         return tools
+
+    @field_validator("mcp")
+    @classmethod
+    def _server_names(cls, mcp: dict[str, McpServer], info: ValidationInfo) -> dict[str, McpServer]:
+        for name in mcp:
+            check_server_name(name, frozenset(info.data.get("tools", {})))
+        return mcp
 
 
 _FILLED_IN: Final = ("workspace", "digest")
@@ -266,13 +288,6 @@ def load_config(workspace: Path) -> Config:
     content, problems = _read(workspace / CONFIG_NAME)
     if problems:
         raise Problems("load", problems)
-    @field_validator("mcp")
-    @classmethod
-    def _server_names(cls, mcp: dict[str, McpServer], info: ValidationInfo) -> dict[str, McpServer]:
-        for name in mcp:
-            check_server_name(name, frozenset(info.data.get("tools", {})))
-        return mcp
-
     config, problems = check_config(content, workspace)
     if config is None:
         raise Problems("load", problems)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.policies.decisions import unmet_obligations
 from perdure.policies.model import Decision, Facts, Grant, Obligations, ProposedAction, RuleHit
 from perdure.state import projections
 
@@ -21,14 +24,48 @@ HOUR = 3_600 * MICROSECONDS
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certain:
+    """How certain the session is of what it does: by how much the proposal led a vote, the product over what is unverified so
+    far, and which steps those are."""
+
+    votes_ahead: int = 0
+    session_confidence: float = 1.0
+    unverified: Sequence[str] = ()
+
+
+def oblige_finish(runtime: Runtime, task: Task, session: str, steps: int) -> Obligations:
+    """What the policies oblige to before a planner may end its session: what they ask of every tool, by `*` or by the name
+    `finish`."""
+    action = ProposedAction(tool="finish", args={}, effect="read", provenance={})
+    return runtime.policies.obligations(action, gather_facts(runtime, task, session, "finish", 1.0, steps))
+
+
+def oblige(
+    runtime: Runtime, task: Task, session: str, prepared: Prepared, proposal: Proposal, steps: int
+) -> Obligations:
+    """First pass: what must hold before the action may be automatic."""
+    facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
+    return runtime.policies.obligations(as_policies_see(prepared, proposal), facts)
+
+
 def judge(
-    runtime: Runtime, task: Task, session: str, prepared: Prepared, proposal: Proposal, *, steps: int
+    runtime: Runtime,
+    task: Task,
+    session: str,
+    prepared: Prepared,
+    proposal: Proposal,
+    *,
+    steps: int,
+    certain: Certain | None = None,
 ) -> Decision:
     """The decision on `prepared` under the policies in force now."""
     action = as_policies_see(prepared, proposal)
     facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
+    certain = certain or Certain()
+    facts = replace(facts, votes_ahead=certain.votes_ahead)
     obligations = runtime.policies.obligations(action, facts)
-    unmet = [*_unmet(obligations, facts), *prepared.unmet]
+    unmet = [*unmet_obligations(obligations, facts), *doubts(obligations, certain, prepared), *prepared.unmet]
     if prepared.argv is not None and not prepared.sandboxed:
         unmet.append("no Landlock here, so that the program would run without a sandbox")
     decision = runtime.policies.decide(action, facts, grants=_grants(runtime, task), unmet=unmet)
@@ -89,15 +126,13 @@ def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confiden
     )
 
 
-def _unmet(obligations: Obligations, facts: Facts) -> list[str]:
-    unmet = []
-    if obligations.votes_ahead_by and facts.planner != "playbook" and facts.votes_ahead < obligations.votes_ahead_by:
-        unmet.append(f"votes ahead by {facts.votes_ahead}, asked for {obligations.votes_ahead_by}")
-    if facts.confidence < obligations.confidence:
-        unmet.append(f"confidence {facts.confidence:.2f}, asked for {obligations.confidence:.2f}")
-    if obligations.max_per_hour is not None and facts.tool_calls_hour >= obligations.max_per_hour:
-        unmet.append(f"{facts.tool_calls_hour} calls in the last hour, at most {obligations.max_per_hour}")
-    return unmet
+def doubts(obligations: Obligations, certain: Certain, prepared: Prepared) -> list[str]:
+    """What keeps the session from going on to another effect, in words: it is too unsure of those before."""
+    floor = getattr(obligations, "session_confidence", 0.0)
+    if not floor or (prepared.effect or prepared.spec.effect) == "read" or certain.session_confidence >= floor:
+        return []
+    steps = ", ".join(certain.unverified) or "none is unverified"
+    return [f"session confidence {certain.session_confidence:.2f}, asked for {floor:.2f}; unverified: {steps}"]
 
 
 def _grants(runtime: Runtime, task: Task) -> list[Grant]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge
 from perdure.daemon.clock import Clock, Identifiers, SystemClock
 from perdure.daemon.config import Config
+from perdure.daemon.learned import learn
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
 from perdure.daemon.runtime import Runtime
@@ -23,10 +24,10 @@ from perdure.state.events import ConfigurationLoaded, Draft, TaskLoaded, TaskRem
 from perdure.state.ledger import Ledger
 from perdure.state.ownership import Owner
 
-LEDGER = "ledger.db"
 if TYPE_CHECKING:
     from perdure.daemon.mcp.servers import Servers
 
+LEDGER = "ledger.db"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +67,9 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     config, ledger = loaded.config, owned.ledger
     notifier = Notifier(config, ledger, clock=owned.clock)
     memory = Memory.open(config.state_dir, ledger=ledger, now=owned.clock.now, embedding=config.memory.embedding)
-    try:
     servers = open_servers(config, ledger, owned.clock)
+    try:
+        learned = learn(config, ledger, owned.clock.now)
         runtime = Runtime(
             config=config,
             clock=owned.clock,
@@ -76,26 +78,24 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             memory=memory,
             tools=build_tools(config, memory=memory, notifier=notifier, servers=servers),
             notifier=notifier,
-            plan=lambda task: build_planner(task, config),
+            plan=lambda task: build_planner(task, config, circuits=learned.circuits, factors=learned.factors),
             redact=redactor(config),
             caps=workspace_caps(config, ledger, owned.clock),
+            calibration=learned.calibration,
+            circuits=learned.circuits,
+            drifts=learned.drifts,
             policies=loaded.policies,
             tasks=loaded.tasks,
+            servers=servers,
         )
         ledger.commit(*configuration_events(ledger, loaded))
         runtime.tasks = anchored(ledger, loaded.tasks)
         yield runtime
     finally:
-            servers=servers,
+        await servers.close()
         await memory.close()
 
 
-def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
-    """Events for what differs from the configuration that the ledger last saw in force."""
-        await servers.close()
-    held = projections.configuration(ledger.reader)
-    drafts: list[Draft] = []
-    now_in_force = {
 def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:
     """The workspace's MCP servers, none of them started yet."""
     from perdure.daemon.mcp.servers import Servers
@@ -103,6 +103,11 @@ def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:
     return Servers(config, ledger, clock)
 
 
+def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
+    """Events for what differs from the configuration that the ledger last saw in force."""
+    held = projections.configuration(ledger.reader)
+    drafts: list[Draft] = []
+    now_in_force = {
         "config": ("sha256:" + loaded.config.digest.removeprefix("sha256:"), {"perdure.toml": loaded.config.digest}),
         "policies": (loaded.policies.digest, dict(loaded.policies.files)),
     }

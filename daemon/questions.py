@@ -9,15 +9,25 @@ from perdure.state import projections
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
+    from perdure.daemon.governance import Certain
     from perdure.daemon.planners.moves import Proposal
+    from perdure.daemon.planners.voting import Ballot
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.tools.model import Prepared
     from perdure.policies.model import Decision
 
 
-def describe(prepared: Prepared, proposal: Proposal, decision: Decision) -> JSON:
-    """What the person sees: exactly what will run, where each argument came from, and which rules counted."""
-    return {
+def describe(
+    prepared: Prepared,
+    proposal: Proposal,
+    decision: Decision,
+    *,
+    vote: Ballot | None = None,
+    certain: Certain | None = None,
+) -> JSON:
+    """What the person sees: exactly what will run, where each argument came from, and which rules counted; the candidates of
+    a vote, and what the session has done that nobody verified."""
+    question: dict[str, JSON] = {
         "tool": prepared.spec.name,
         "args": dict(prepared.args),
         "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
@@ -33,6 +43,17 @@ def describe(prepared: Prepared, proposal: Proposal, decision: Decision) -> JSON
         "says": proposal.says,
         "confidence": proposal.confidence,
     }
+    if proposal.stated is not None:
+        question["stated"] = proposal.stated
+    if vote is not None:
+        standing = vote.standing()
+        question["vote"] = {"ahead_by": vote.ahead_by, "draws_max": vote.draws_max, "draws": standing.draws,
+                            "flagged": standing.flagged, "margin": standing.margin,
+                            "candidates": vote.candidates()}  # fmt: skip
+    if certain is not None and certain.session_confidence < 1.0:
+        question["session_confidence"] = round(certain.session_confidence, 4)
+        question["unverified"] = list(certain.unverified)
+    return question
 
 
 async def tell(runtime: Runtime, escalation: str) -> None:

@@ -11,9 +11,11 @@ from perdure.state.events import JSON, AlarmRaised, Draft
 if TYPE_CHECKING:
     from perdure.daemon.budget import Caps
     from perdure.daemon.clock import Clock, Identifiers
+    from perdure.daemon.confidence import Calibration
     from perdure.daemon.config import Config
-    from perdure.daemon.notifications import Notifier
     from perdure.daemon.mcp.servers import Servers
+    from perdure.daemon.notifications import Notifier
+    from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.planners.moves import Planner
     from perdure.daemon.tasks import Task
     from perdure.daemon.tools.model import Tool
@@ -37,13 +39,16 @@ class Runtime:
     plan: Callable[[Task], Planner]
     redact: Callable[[JSON], JSON]
     caps: Caps
+    calibration: Calibration
+    circuits: Circuits
     policies: PolicySet
     tasks: Mapping[str, Task]
+    servers: Servers
     stopping: bool = False
+    drifts: dict[str, float] = field(default_factory=dict)  # model -> how far its provider's count is from ours
     last_problems: dict[str, str] = field(default_factory=dict)
 
     def now(self) -> int:
-    servers: Servers
         """Microseconds UTC."""
         return self.clock.now()
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from perdure.daemon.appraisal import Appraisal, accepted_doubts
 from perdure.daemon.budget import Budget
+from perdure.daemon.claims import false_claim
 from perdure.daemon.clock import MICROSECONDS
-from perdure.daemon.governance import judge
+from perdure.daemon.endings import Ended, Ending
+from perdure.daemon.governance import judge, oblige_finish
 from perdure.daemon.loops import LoopGuard
-from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Taken, View
+from perdure.daemon.model_calls import ModelCalls
+from perdure.daemon.planners.moves import Finish, Malformed, Proposal, Taken, View
+from perdure.daemon.planners.voting import FINISH, Ballot, canonical_action
 from perdure.daemon.postconditions import Postconditions, failures
 from perdure.daemon.resumption import chain, recorded_proposal, recorded_step, recorded_steps
 from perdure.daemon.settlement import REPEATABLE, settle
@@ -23,8 +28,6 @@ from perdure.state import projections
 from perdure.state.events import (
     JSON,
     Draft,
-    ModelReplied,
-    ModelRequested,
     SessionClosed,
     SessionOpened,
     SessionStatus,
@@ -37,28 +40,11 @@ if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.tasks import Task
     from perdure.memory.context import Context
+    from perdure.policies.model import Obligations
     from perdure.state.ledger import LedgerReader
     from perdure.state.projections import EscalationRow, SlotRow
 
 LATE_AFTER_SECONDS = 60
-
-
-class Ended(Exception):
-    """The session is over: `status` and why."""
-
-    def __init__(self, status: SessionStatus, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How a session ended."""
-
-    session: str
-    status: SessionStatus
-    reason: str
 
 
 class Session:
@@ -76,6 +62,15 @@ class Session:
             self.escalation = projections.escalation(runtime.ledger.reader, slot.cause)
         self.budget = Budget.remaining(task.bounds, self.earlier, caps=runtime.caps, task=task.name)
         self.started = runtime.clock.monotonic()
+        self.appraisal = Appraisal(
+            calibration=runtime.calibration,
+            model=(self.planner.model or self.planner.name) if self.planner.name != "playbook" else None,
+            task=task.name,
+        )
+        self.appraisal.remember(runtime.ledger.reader, self.earlier)
+        self.calls = ModelCalls(
+            runtime, self.planner, self.budget, session=self.id, task=task.name, seconds_left=self.seconds_left
+        )
         self.steps = Steps(
             runtime=runtime,
             task=task,
@@ -83,12 +78,14 @@ class Session:
             offered=frozenset(task.tools),
             seconds_left=self.seconds_left,
             dry_run=self.dry_run,
+            appraisal=self.appraisal,
         )
         self.postconditions = Postconditions(runtime, task, self.id, self.slot_facts)
         self.taken: list[Taken] = []
-        self.waiting: list[Draft] = []  # events that ride the next commit
         self.rejected: str | None = None
         self.rejections = 0
+        self.false_claims = 0
+        self.rule: str | None = None  # what the slot says about how the session ended
         self.finish = Finish()
         self.guard = LoopGuard()
 
@@ -111,7 +108,7 @@ class Session:
                 await self._loop(context)
             status, reason = await self._prove()
         except Ended as end:
-            status, reason = end.status, end.reason
+            status, reason, self.rule = end.status, end.reason, end.rule
         except Parked as wait:
             status, reason = "parked", f"waits for the answer to {wait.escalation} ({wait.tool})"
         except ContextTooSmall as error:
@@ -150,18 +147,65 @@ class Session:
         recorded = {taken.proposal.key: taken for taken in before if taken.proposal.key is not None}
         while True:
             self._check_bounds()
-            move = await self._move(self._view(context, before, recorded))
+            view = self._view(context, before, recorded)
+            move = await self.calls.move(view)
+            vote: Ballot | None = None
+            if isinstance(move, Proposal | Finish) and self.appraisal.model is not None:
+                claim = false_claim(move.says, view.taken)
+                if claim is not None:
+                    await self._reject_claim(claim)
+                    continue
+                vote = await self._vote(view, move)
+                move = (vote.move() if vote is not None else None) or move
             match move:
                 case Finish():
-                    self.finish = move
-                    return
+                    if await self._may_finish(vote):
+                        self.finish = move
+                        return
                 case Malformed():
                     await self._reject(move.reason, move.detail)
                 case Proposal():
                     if self.budget.steps_left < 1:
                         await self._reject("no-steps-left", "the bound on steps is reached", final=False)
                         raise Ended("limited", f"all {self.task.bounds.steps} steps are used")
-                    await self._take(move)
+                    await self._take(move, vote)
+
+    # -- votes --------------------------------------------------------------------------------------------------------
+
+    async def _vote(self, view: View, first: Proposal | Finish) -> Ballot | None:
+        """The vote that the policies oblige to for this move; None where they ask for none."""
+        examined = self._examine(first, view.taken)
+        if examined is None or not (obligations := examined[1]).votes_ahead_by:
+            return None
+
+        def examine(move: Proposal | Finish) -> tuple[str, Obligations] | None:
+            return self._examine(move, view.taken)
+
+        return await self.calls.vote(view, first, obligations.votes_ahead_by, obligations.votes_max, examine)
+
+    def _examine(self, move: Proposal | Finish, taken: Sequence[Taken]) -> tuple[str, Obligations] | None:
+        """What the move is when votes are compared, and what it obliges to; None where a red flag takes it out."""
+        if false_claim(move.says, taken) is not None:
+            return None
+        if isinstance(move, Finish):
+            return FINISH, oblige_finish(self.runtime, self.task, self.id, self.budget.steps_used)
+        try:
+            prepared, obligations = self.steps.look(self.budget.steps_used + 1, move)
+        except Rejected:
+            return None
+        return canonical_action(prepared), obligations
+
+    async def _may_finish(self, vote: Ballot | None) -> bool:
+        """Whether the session ends here. A vote about the end that nobody won is told to the planner like a malformed move."""
+        if vote is None:
+            return True
+        await self.runtime.ledger.write(*self._flush(), self.steps.vote_held(self.budget.steps_used, vote, None))
+        standing = vote.standing()
+        if standing.verdict == "won":
+            return True
+        detail = f"no candidate led by {vote.ahead_by} within {vote.draws_max} draws about whether the task is done"
+        await self._reject("no-winner", detail)
+        return False
 
     def _check_bounds(self) -> None:
         if self.runtime.stopping:
@@ -189,54 +233,13 @@ class Session:
             tokens_left=self.budget.tokens_left,
         )
 
-    async def _move(self, view: View) -> Move:
-        request = self.planner.request(view)
-        seconds = max(1.0, self.seconds_left())
-        if request is None:
-            return (await self.planner.propose(view, None, seconds)).move
-        refusal = self.budget.reserve(request)
-        if refusal is not None:
-            raise Ended("limited", refusal)
-        call = self.runtime.identifiers.new()
-        reservation = ModelRequested(
-            session=self.id,
-            task=self.task.name,
-            call=call,
-            model=request.model,
-            purpose="propose",
-            prompt_tokens=request.prompt_tokens,
-            completion_cap=request.completion_cap,
-            reserved_tokens=request.prompt_tokens + request.completion_cap,
-            reserved_usd=request.usd_max,
-            payload=request.body,
-        )
-        await self.runtime.ledger.write(*self._flush(), reservation)
-        reply = await self.planner.propose(view, request, seconds)
-        self.waiting.append(self._settle(call, reply))
-        return reply.move
-
-    def _settle(self, call: str, reply: Reply) -> ModelReplied:
-        charged = self.budget.settle(reply)
-        usage = reply.usage
-        return ModelReplied(
-            session=self.id,
-            task=self.task.name,
-            call=call,
-            status=reply.failed or "replied",
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
-            charged_tokens=charged.tokens,
-            charged_usd=charged.usd,
-            error=reply.move.reason if reply.failed and isinstance(reply.move, Malformed) else None,
-            payload=reply.raw,
-        )
-
-    async def _take(self, proposal: Proposal) -> None:
+    async def _take(self, proposal: Proposal, vote: Ballot | None = None) -> None:
         self.budget.use_step()
+        before = self._flush()
         try:
-            taken = await self.steps.take(self.budget.steps_used, proposal, self._flush())
+            taken = await self.steps.take(self.budget.steps_used, proposal, before, vote=vote)
         except Rejected as error:
-            await self._reject(error.reason, error.detail, counted=True)
+            await self._reject(error.reason, error.detail, counted=True, before=before)
             return
         if taken.status == "unknown":
             taken = await self._settled(taken)
@@ -264,7 +267,9 @@ class Session:
         question = projections.open_escalation_for(reader, self.task.name, row.digest)
         raise Parked(question.escalation if question else row.action, row.tool)
 
-    async def _reject(self, reason: str, detail: str, *, counted: bool = False, final: bool = True) -> None:
+    async def _reject(
+        self, reason: str, detail: str, *, counted: bool = False, final: bool = True, before: Sequence[Draft] = ()
+    ) -> None:
         """A move that is no action: recorded, counted, told to the planner once; the second in a row ends the session."""
         if not counted:
             self.budget.use_step()
@@ -275,15 +280,23 @@ class Session:
             reason=reason,
             payload={"detail": detail},
         )
-        await self.runtime.ledger.write(*self._flush(), step)
+        await self.runtime.ledger.write(*before, *self._flush(), step)
         self.rejections += 1
+        self.appraisal.flags += 1
+        unserved = reason in ("provider-failed", "provider-timeout")
         if final and (self.planner.name == "playbook" or self.rejections > 1 or self.budget.steps_left < 1):
-            raise Ended("failed", f"{reason}: {detail}")
+            raise Ended("failed", f"{reason}: {detail}", rule=f"{reason}: {detail}" if unserved else None)
         self.rejected = detail
 
+    async def _reject_claim(self, claim: str) -> None:
+        """A planner that says it did what no outcome shows is told once; the second time the session fails."""
+        self.false_claims += 1
+        await self._reject("false-claim", claim, final=False)
+        if self.false_claims > 1 or self.budget.steps_left < 1:
+            raise Ended("failed", f"false-claim: {claim}")
+
     def _flush(self) -> list[Draft]:
-        drafts, self.waiting = self.waiting, []
-        return drafts
+        return self.calls.flush()
 
     # -- a person's answer ------------------------------------------------------------------------------------------
 
@@ -317,11 +330,19 @@ class Session:
             await self.runtime.ledger.write(*self._flush(), self.steps.decided(row.action, decision))
             raise Ended("failed", f"approved, but the policies in force now deny it: {decision.reason}")
         self.budget.use_step()
+        if accepted_doubts(reader, question.escalation):
+            self.appraisal.certainty.settle()
         attempt = row.attempt + 1
         intent = self.steps.intent(row.action, prepared, attempt=attempt, approval=question.escalation)
         await self.runtime.ledger.write(*self._flush(), intent)
         taken = await self.steps.carry_out(
-            row.step, proposal, row.action, tool, prepared, attempt=attempt, reason=f"approved by uid {question.uid}"
+            row.step,
+            replace(proposal, confidence=1.0),
+            row.action,
+            tool,
+            prepared,
+            attempt=attempt,
+            reason=f"approved by uid {question.uid}",
         )
         if not parked:
             self.taken.append(taken)
@@ -338,7 +359,7 @@ class Session:
             return "unverified", "dry run: effects were decided, not done"
         if not self.task.postconditions:
             return "unverified", "finished; the task declares no postconditions"
-        checking = replace(self.steps, offered=frozenset({"run_command", "http_request"}))
+        checking = replace(self.steps, offered=frozenset({"run_command", "http_request"}), appraisal=None)
         failed = failures(await self.postconditions.check(checking))
         if failed:
             return "failed", failed
@@ -376,6 +397,7 @@ class Session:
             due=self.slot.due,
             outcome="late" if late else "ran",
             session=self.id,
+            rule=self.rule,
         )
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.daemon.endings import Ending
 from perdure.daemon.gate import files_changed_since
 from perdure.daemon.recovery import go_on_from
-from perdure.daemon.session import Ending, Session
+from perdure.daemon.session import Session
 from perdure.daemon.workspace import STOP_FILE
 from perdure.state import projections
 from perdure.state.events import Draft, SlotClosed, SlotOutcome

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS
-from perdure.daemon.governance import judge
+from perdure.daemon.governance import Certain, doubts, judge, oblige
 from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.daemon.questions import describe, tell
 from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolRefused
@@ -24,12 +24,16 @@ from perdure.state.events import (
     Draft,
     EscalationJoined,
     EscalationOpened,
+    VoteHeld,
 )
 
 if TYPE_CHECKING:
+    from perdure.daemon.appraisal import Appraisal
+    from perdure.daemon.confidence import Assessment
+    from perdure.daemon.planners.voting import Ballot
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.tasks import Task
-    from perdure.policies.model import Decision
+    from perdure.policies.model import Decision, Obligations
 
 STOP_GRACE_SECONDS = 20.0  # how long a running tool may go on once the daemon has been asked to stop
 
@@ -64,19 +68,38 @@ class Steps:
     seconds_left: Callable[[], float]
     dry_run: bool = False
     asked_by: int | None = None  # the uid of the person whose own command this is: a question would be for them
+    appraisal: Appraisal | None = None  # None: not a planner's steps
 
-    async def take(self, step: int, proposal: Proposal, before: Sequence[Draft] = ()) -> Taken:
-        """Decide the proposal and do what was decided. `before` are events that ride the same commit.
+    def look(self, step: int, proposal: Proposal) -> tuple[Prepared, Obligations]:
+        """First pass over a proposal: what it would be and what must hold before it may be automatic. Raises Rejected."""
+        _, prepared = self._prepare(proposal)
+        proposal = replace(proposal, provenance=_complete(proposal, prepared))
+        return prepared, oblige(self.runtime, self.task, self.session, prepared, proposal, step)
+
+    async def take(
+        self, step: int, proposal: Proposal, before: Sequence[Draft] = (), *, vote: Ballot | None = None
+    ) -> Taken:
+        """Decide the proposal and do what was decided. `before` are events that ride the same commit; `vote` is the one that
+        was held about this step.
 
         Raises Rejected (nothing was recorded but what the caller records) and Parked (the question is on disk).
         """
         tool, prepared = self._prepare(proposal)
         proposal = replace(proposal, provenance=_complete(proposal, prepared))
+        assessment: Assessment | None = None
+        certain = Certain()
+        if self.appraisal is not None:
+            proposal, assessment = self.appraisal.of(proposal, vote)
+            certain = self.appraisal.certain(vote)
+            if doubts(oblige(self.runtime, self.task, self.session, prepared, proposal, step), certain, prepared):
+                proposal = replace(proposal, on_escalate="park")  # a session that is too unsure goes on to nothing else
         action = self.runtime.identifiers.new()
-        decision = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step)
+        decision = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step, certain=certain)
         if self.asked_by is not None and decision.decision == "escalate":
             decision = replace(decision, decision="auto", reason=f"asked for by uid {self.asked_by}")
-        record = (*before, self._proposed(action, step, prepared, proposal), self.decided(action, decision))
+        proposed = self._proposed(action, step, prepared, proposal, assessment)
+        held = (self.vote_held(step, vote, action),) if vote is not None else ()
+        record = (*before, proposed, *held, self.decided(action, decision))
         if decision.decision == "deny":
             await self.runtime.ledger.write(*record)
             return self._refused(step, proposal, action, decision.reason)
@@ -87,7 +110,8 @@ class Steps:
                 step, proposal, action, decision.decision, "dry run: decided, not done", "succeeded", {"dry_run": True}
             )
         if decision.decision == "escalate":
-            return await self._ask(step, proposal, action, prepared, decision, record)
+            question = describe(prepared, proposal, decision, vote=vote, certain=certain)
+            return await self._ask(step, proposal, action, prepared, decision, record, question)
         await self.runtime.ledger.write(*record, self.intent(action, prepared, attempt=1))
         return await self.carry_out(step, proposal, action, tool, prepared, attempt=1, reason=decision.reason)
 
@@ -102,7 +126,26 @@ class Steps:
         except ToolRefused as error:
             raise Rejected("bad-arguments", str(error)) from error
 
-    def _proposed(self, action: str, step: int, prepared: Prepared, proposal: Proposal) -> ActionProposed:
+    def vote_held(self, step: int, vote: Ballot, action: str | None) -> VoteHeld:
+        """The record of a vote: how it stood when it ended, and what was voted for."""
+        standing = vote.standing()
+        return VoteHeld(
+            session=self.session,
+            task=self.task.name,
+            step=step,
+            ahead_by=vote.ahead_by,
+            draws_max=vote.draws_max,
+            draws=standing.draws,
+            flagged=standing.flagged,
+            margin=standing.margin,
+            won=standing.verdict == "won",
+            action=action,
+            payload={"candidates": vote.candidates()},
+        )
+
+    def _proposed(
+        self, action: str, step: int, prepared: Prepared, proposal: Proposal, assessment: Assessment | None
+    ) -> ActionProposed:
         payload: dict[str, JSON] = {
             "args": dict(prepared.args),
             "provenance": {name: list(sources) for name, sources in proposal.provenance.items()},
@@ -112,6 +155,8 @@ class Steps:
             "on_escalate": proposal.on_escalate,
             "on_error": proposal.on_error,
         }
+        if assessment is not None:
+            payload["confidence"] = asdict(assessment)
         return ActionProposed(
             action=action,
             session=self.session,
@@ -122,6 +167,9 @@ class Steps:
             digest=prepared.digest,
             confidence=proposal.confidence,
             key=proposal.key,
+            stated=assessment.stated if assessment is not None else None,
+            score=round(assessment.score, 6) if assessment is not None else None,
+            voted=(assessment.margin > 0 or None) if assessment is not None else None,
             payload=payload,
         )
 
@@ -164,6 +212,7 @@ class Steps:
         prepared: Prepared,
         decision: Decision,
         record: tuple[Draft, ...],
+        question: JSON,
     ) -> Taken:
         open_question = projections.open_escalation_for(self.runtime.ledger.reader, self.task.name, prepared.digest)
         parks = proposal.on_escalate == "park"
@@ -183,7 +232,7 @@ class Steps:
                 expires=self.runtime.now() + decision.expires_seconds * MICROSECONDS,
                 on_expiry=decision.on_expiry,
                 parks=parks,
-                payload={"question": describe(prepared, proposal, decision)},
+                payload={"question": question},
             )
             await self.runtime.ledger.write(*record, opened)
             await tell(self.runtime, escalation)
@@ -227,13 +276,16 @@ class Steps:
             payload={"result": value, "error": error_text, "truncated": result.truncated, **more},
         )
         await self.runtime.ledger.write(ended)
-        if status == "succeeded" and prepared.spec.probeable:
-            await self._verify(action, tool, prepared, call)
+        if status == "succeeded":
+            if self.appraisal is not None:
+                effect = prepared.effect or prepared.spec.effect
+                self.appraisal.certainty.did(action, step, prepared.spec.name, effect, proposal.confidence)
+            await self._verify(action, tool, prepared, call, value)
         return _taken(step, proposal, action, "auto", reason, status, value, error_text)
 
     async def _bounded(self, running: asyncio.Future[Result] | object, seconds: float) -> Result:
         """Wait for a tool, and no longer than its bound; once the daemon is stopping, no longer than the grace."""
-        task: asyncio.Task[Result] = asyncio.ensure_future(running)  # type: ignore[arg-type]
+        task: asyncio.Task[Result] = asyncio.ensure_future(running)  # type: ignore[arg-type]  # a coroutine
         deadline = self.runtime.clock.monotonic() + seconds + 5.0
         stop_at: float | None = None
         while not task.done():
@@ -253,13 +305,26 @@ class Steps:
             )
         return task.result()
 
-    async def _verify(self, action: str, tool: Tool, prepared: Prepared, call: Call) -> None:
-        passed = await tool.probe(prepared, call)
-        if passed is not None:
+    async def _verify(self, action: str, tool: Tool, prepared: Prepared, call: Call, value: JSON) -> None:
+        """Have everything look at the effect that can: the tool's own probe, and what `verify` asks for."""
+        reliability = self.runtime.config.confidence.verifier
+        looked: list[tuple[str, bool]] = []
+        if prepared.spec.probeable:
+            passed = await tool.probe(prepared, call)
+            if passed is not None:
+                looked.append(("probe", passed))
+        for verifier, passed in looked:
             verified = ActionVerified(
-                action=action, session=self.session, task=self.task.name, verifier="probe", passed=passed
+                action=action,
+                session=self.session,
+                task=self.task.name,
+                verifier=verifier,
+                passed=passed,
+                reliability=reliability,
             )
             await self.runtime.ledger.write(verified)
+            if self.appraisal is not None:
+                self.appraisal.certainty.verified(action, passed=passed, reliability=reliability)
 
 
 def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]]:
@@ -290,7 +355,7 @@ def _taken(
         step=step,
         proposal=proposal,
         action=action,
-        decision=decision,  # type: ignore[arg-type]
+        decision=decision,  # type: ignore[arg-type]  # one of the three words
         reason=reason,
         status=status,
         result=result,

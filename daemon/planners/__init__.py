@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from perdure.daemon.config import Config
+    from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.planners.moves import Planner
     from perdure.daemon.tasks import Task
     from perdure.errors import Problem
 
 
-def build_planner(task: Task, config: Config) -> Planner:
-    """The planner that the task asks for. Raises PerdureError where it cannot work with this configuration."""
+def build_planner(
+    task: Task, config: Config, *, circuits: Circuits | None = None, factors: Mapping[str, float] | None = None
+) -> Planner:
+    """The planner that the task asks for. `circuits` and `factors` (by model) are what earlier calls have taught about its
+    providers. Raises PerdureError where it cannot work with this configuration."""
     if task.planner == "playbook":
         from perdure.daemon.planners.playbook import PlaybookPlanner
 
@@ -23,7 +29,7 @@ def build_planner(task: Task, config: Config) -> Planner:
     problems = check_planner(task, config)
     if problems or config.model is None:
         raise Problems("plan with", problems)
-    return ModelPlanner(config.model, task)
+    return ModelPlanner(config.model, task, circuits=circuits, factors=factors)
 
 
 def check_planner(task: Task, config: Config) -> list[Problem]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from perdure.daemon import provenance
+from perdure.daemon.clock import iso
 from perdure.daemon.config import Config, ModelConfig
 from perdure.daemon.planners import providers
 from perdure.daemon.planners.answers import move_from
@@ -19,6 +20,7 @@ from perdure.memory import tokens
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
+    from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.tasks import Task
 
 FACTOR_MARGIN = 1.02  # a factor learned from a count that was higher than ours goes this much beyond it
@@ -32,12 +34,21 @@ class ModelPlanner:
 
     name = "model"
 
-    def __init__(self, config: ModelConfig, task: Task) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        task: Task,
+        *,
+        circuits: Circuits | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
         self._chain = tuple(_chain(config))
         self._task = task
-        self.model: str | None = f"{config.provider}:{config.name}"
-        self.factor = max(one.factor for one in self._chain)
-        self._composed: tuple[Request, Prompt] | None = None
+        self._circuits = circuits
+        self.model: str | None = _who(config)
+        learned = [(factors or {}).get(_who(one), 1.0) for one in self._chain]
+        self.factor = min(FACTOR_MAX, max(*(one.factor for one in self._chain), *learned))
+        self._composed: dict[int, tuple[Request, Prompt]] = {}
 
     def overhead(self, tools: Sequence[ToolSpec]) -> int:
         """Tokens of every call for schemas, rules and framing, times the factor."""
@@ -53,34 +64,43 @@ class ModelPlanner:
             "provider": first.provider,
             "model": first.name,
             "max_tokens": first.completion_tokens,
-            "temperature": first.temperature,
+            "temperature": _temperature(first, view),
             "messages": prompt.messages(),
             "tools": prompt.tool_list(),
             "shortened": list(prompt.shortened),
             "dropped": prompt.dropped,
+            "counted": prompt.counted,
         }
         if None in prices:
             body["unpriced"] = True
         request = Request(
-            model=f"{first.provider}:{first.name}",
+            model=_who(first),
             prompt_tokens=prompt.tokens,
             completion_cap=max(one.completion_tokens for one in self._chain),
             usd_max=max(price or 0.0 for price in prices),
             body=body,
         )
-        self._composed = (request, prompt)
+        self._composed[id(request)] = (request, prompt)
         return request
 
     async def propose(self, view: View, request: Request | None, seconds_max: float) -> Reply:
         """One answer as a move. Raises PerdureError only for the workspace's own mistakes (no key, no package, no file)."""
         if request is None:
             request = self.request(view)
-        prompt = self._composed[1] if self._composed and self._composed[0] is request else self._compose(view)
-        reply = Reply(move=Malformed(reason="provider-failed", detail="no provider was asked"), failed="failed")
+        held = self._composed.pop(id(request), None)
+        prompt = held[1] if held is not None else self._compose(view)
+        nothing = Usage(input_tokens=0, output_tokens=0)
+        reply = Reply(move=Malformed(reason="provider-failed", detail=""), usage=nothing, failed="failed")
         clock = asyncio.get_running_loop().time
         until = clock() + seconds_max
         for config in self._chain:
+            left_alone = self._circuits.open_until(_who(config)) if self._circuits is not None else None
+            if left_alone is not None:
+                reply = _left_alone(_who(config), left_alone, reply)
+                continue
             reply = await self._ask(config, view, prompt, min(max(0.0, until - clock()), config.seconds_max))
+            if self._circuits is not None:
+                (self._circuits.failed if reply.failed else self._circuits.answered)(_who(config))
             if (
                 reply.failed is None or reply.usage is None
             ):  # answered, or perhaps charged for: nothing is left for another
@@ -91,8 +111,9 @@ class ModelPlanner:
         return compose(view, factor=self.factor, tokens_max=self._task.bounds.context)
 
     async def _ask(self, config: ModelConfig, view: View, prompt: Prompt, seconds_max: float) -> Reply:
-        outcome = await providers.ask(config, prompt, config.completion_tokens, seconds_max)
-        who = f"{config.provider}:{config.name}"
+        sampled = config.model_copy(update={"temperature": _temperature(config, view)})
+        outcome = await providers.ask(sampled, prompt, config.completion_tokens, seconds_max)
+        who = _who(config)
         if outcome.answer is None:
             reason = "provider-timeout" if outcome.failed == "timeout" else "provider-failed"
             nothing = Usage(input_tokens=0, output_tokens=0) if outcome.unprocessed else None
@@ -120,6 +141,23 @@ class ModelPlanner:
         if usage is None or usage.input_tokens is None or usage.input_tokens <= prompt.tokens or not prompt.counted:
             return
         self.factor = min(FACTOR_MAX, max(self.factor, usage.input_tokens / prompt.counted * FACTOR_MARGIN))
+
+
+def _who(config: ModelConfig) -> str:
+    return f"{config.provider}:{config.name}"
+
+
+def _temperature(config: ModelConfig, view: View) -> float:
+    """Votes are worth something only if the draws could differ."""
+    return max(config.temperature, config.vote_temperature) if view.draw else config.temperature
+
+
+def _left_alone(who: str, until: int, before: Reply) -> Reply:
+    """The answer of a model whose circuit is open: it was not asked and cost nothing."""
+    told = before.move.detail if isinstance(before.move, Malformed) else ""
+    detail = "; ".join(part for part in (told, f"{who} failed too often and is left alone until {iso(until)}") if part)
+    failure = Malformed(reason="provider-failed", detail=detail)
+    return Reply(move=failure, usage=before.usage, raw={"asked": who, "left_alone_until": until}, failed="failed")
 
 
 def check_model(task: Task, config: Config) -> list[Problem]:

@@ -27,6 +27,7 @@ class Proposal:
     says: str = ""
     on_escalate: Literal["park", "continue"] = "park"
     on_error: Literal["stop", "continue"] = "stop"
+    stated: float | None = None  # what the planner said, once `confidence` is the calibrated number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,9 @@ class Taken:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """All that a planner may know. `taken` is in order; `rejected` is the last malformed move's detail, if the planner's
-    last move was one. `last` is what the previous session saved. `slot` is `{"date", "time", "due", "kind", "id"}` in the
-    task's zone. `recorded` maps step keys to what the parked session had done."""
+    last move was one. `draw` is 0 for the ordinary proposal and n for the n-th independent draw of a vote: then the planner
+    samples instead of giving its one likeliest answer. `last` is what the previous session saved. `slot` is `{"date",
+    "time", "due", "kind", "id"}` in the task's zone. `recorded` maps step keys to what the parked session had done."""
 
     session: str
     task: str
@@ -82,6 +84,7 @@ class View:
     rejected: str | None
     steps_left: int
     tokens_left: int
+    draw: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

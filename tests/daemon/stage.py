@@ -8,10 +8,10 @@ from pathlib import Path
 
 from perdure.daemon import operations
 from perdure.daemon.clock import SystemClock
+from perdure.daemon.endings import Ending
 from perdure.daemon.opening import open_runtime, own_ledger
 from perdure.daemon.recovery import recover
 from perdure.daemon.runtime import Runtime
-from perdure.daemon.session import Ending
 from perdure.daemon.slot_runner import SlotRunner
 from perdure.daemon.workspace import load_workspace
 from perdure.state import projections
