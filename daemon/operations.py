@@ -66,8 +66,10 @@ def answer(
 def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
     """Expire every open question whose time is up, with its default; returns them."""
     late = [row for row in projections.escalations(ledger.reader, open_only=True) if row.expires <= now]
+    moment = now
     for row in late:
-        slots = act_on(ledger, row, now, approved=row.on_expiry == "approve")
+        slots = act_on(ledger, row, moment, approved=row.on_expiry == "approve")
+        moment += len(slots)  # a slot is one moment's: two questions of a task may end together
         expired = EscalationExpired(escalation=row.escalation, task=row.task, default=row.on_expiry)
         ledger.commit(expired, *slots)
     return late
