@@ -23,6 +23,7 @@ STABLE_KINDS = frozenset({"instruction", "constraints", "policies", "standing"})
 STORY_SHARE = 0.35  # of what pinned text leaves; what the story does not use, recall may
 FACTS_SHARE = 0.20
 LEFT_OUT_MAX = 20  # of what was left out, the best are named in the manifest
+REACH = 1.5  # of the room, in recalled records that are looked at: some are passed over, told already, or too long
 FACT_MAX = 600  # characters of a fact's value in a context; the whole stays in memory
 
 _NAMED = re.compile(r"\[(r\d+)")  # a record that a line of the story tells of
@@ -77,7 +78,7 @@ def assemble(request: ContextRequest, material: Material, encoding: str = "o200k
     if needed > request.budget:
         raise ContextTooSmall(request.task, needed, request.budget)
     room = math.floor((request.budget - request.overhead) / request.factor) - tokens.count(empty.text(), encoding)
-    lines = _lines(material, encoding)
+    lines = _lines(material, room, encoding)
     story, spent_on_story = _newest(lines.story, int(room * STORY_SHARE), tokens.count(STORY_HEADING, encoding) + 4)
     facts, spent_on_facts = _best(lines.facts, int(room * FACTS_SHARE), tokens.count(FACTS_HEADING, encoding) + 4)
     told = {id for line in story for id in _NAMED.findall(line.text)}
@@ -180,18 +181,30 @@ def _pinned_item(pinned: Pinned, encoding: str) -> Item:
     )
 
 
-def _lines(material: Material, encoding: str) -> _Lines:
+def _lines(material: Material, room: int, encoding: str) -> _Lines:
     story = [_story_line(summary, material.superseded, encoding) for summary in material.story]
     facts = [_fact_line(fact, encoding) for fact in material.facts]
-    recalled = [
-        _recalled_line(found, encoding) for found in material.recalled if found.record.id not in material.superseded
-    ]
+    recalled = [_recalled_line(found, encoding) for found in _within_reach(material, room)]
     told = {f"r{fact.id[1:]}" for fact in material.facts}
     return _Lines(
         story=story,
         facts=facts,
         recalled=[line for line in recalled if line.item.id not in told],
     )
+
+
+def _within_reach(material: Material, room: int) -> list[Found]:
+    """The best of what was recalled, as far as it could fit, and some more to name as left out: counting costs time."""
+    reach: list[Found] = []
+    spent = 0
+    for found in material.recalled:
+        if found.record.id in material.superseded:
+            continue
+        if spent > REACH * room and len(reach) >= LEFT_OUT_MAX:
+            break
+        spent += found.record.tokens if found.record.tokens <= room else 0
+        reach.append(found)
+    return reach
 
 
 def _story_line(summary: Summary, superseded: frozenset[str], encoding: str) -> _Line:

@@ -17,7 +17,7 @@ from perdure.memory.store import WORKSPACE, Record, Store
 CANDIDATES = 400
 QUERY_CHARACTERS_MAX = 4_000
 TERMS_MAX = 12  # the rarest words of a query; an OR over all of them costs 150 ms at 100,000 records
-MATCHES_MAX = 20_000  # records that the words may match before the commoner ones are left out
+MATCHES_MAX = 6_000  # records that the words may match before the commoner ones are left out
 DAY_US = 86_400_000_000
 
 _TERM = re.compile(r"\w[\w.:/@+-]*\w|\w")

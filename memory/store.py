@@ -232,8 +232,8 @@ class Store:
     def matching(self, expression: str, limit: int) -> list[tuple[str, float]]:
         """Ids and BM25 (higher is better) of the records that match an FTS5 expression, best first, newest of equals first."""
         rows = self._db.execute(
-            "SELECT records.id, -bm25(words, 0.0, 1.0) AS score FROM words JOIN records ON records.rowid = words.rowid"
-            " WHERE words MATCH ? ORDER BY score DESC, records.seq DESC LIMIT ?",
+            "SELECT id, -hits.rank FROM (SELECT rowid AS hit, rank FROM words WHERE words MATCH ? AND rank MATCH 'bm25(0.0, 1.0)'"
+            " ORDER BY rank LIMIT ?) AS hits JOIN records ON records.rowid = hit ORDER BY hits.rank, seq DESC",
             (expression, limit),
         )
         return [(str(id), float(score)) for id, score in rows]

@@ -153,7 +153,65 @@ def recall(weights: Weights | None = None) -> np.ndarray:
     return everything
 
 
+WORDS = [f"{a}{b}{c}" for a in ("disk", "login", "mail", "host", "cron", "nginx", "sshd") for b in "abcdefgh" for c in range(200)]
+
+
+def synthetic(count: int) -> Iterator[Record]:
+    """Records with words as frequent as words are (Zipf), ten to a session."""
+    chance = np.random.default_rng(1)
+    order = np.minimum(chance.zipf(1.3, (count, 30)), len(WORDS)) - 1
+    for seq in range(1, count + 1):
+        text = " ".join(WORDS[place] for place in order[seq - 1])
+        yield Record(
+            id=f"r{seq}", seq=seq, at=1_700_000_000_000_000 + seq * 60_000_000, task=SCOPE, session=f"s{seq // 10}", kind="action",
+            speaker="tool", untrusted=True, text=text, tokens=tokens.count(text + "\n"), sources=(seq,),
+        )  # fmt: skip
+
+
+def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000), queries: int = 60) -> None:
+    """Search and assembly (exact vectors, the query's embedding included) and writing, as the memory grows."""
+    from perdure.memory.assembly import Material, assemble
+    from perdure.memory.context import ContextRequest, Pinned
+    from perdure.memory.recall import CANDIDATES, ExactVectors
+
+    model = MiniLM()
+    with tempfile.TemporaryDirectory() as directory:
+        for size in sizes:
+            store = Store.open(Path(directory) / f"{size}.db", identity="growth")
+            chance = np.random.default_rng(2)
+            begun = time.perf_counter()
+            with store.transaction():
+                for record in synthetic(size):
+                    store.add_record(record)
+            each_us = (time.perf_counter() - begun) / size * 1e6
+            for start in range(0, size, 5_000):
+                ids = [f"r{seq}" for seq in range(start + 1, min(start + 5_000, size) + 1)]
+                vectors = chance.standard_normal((len(ids), 384)).astype(np.float32)
+                with store.transaction():
+                    store.add_vectors(ids, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            exact = ExactVectors()
+            exact.nearest(store, SCOPE, vectors[0], 1)
+            took = []
+            for _ in range(queries):
+                query = " ".join(WORDS[place] for place in np.minimum(chance.zipf(1.3, 8), len(WORDS)) - 1)
+                begun = time.perf_counter()
+                vector = model.embed([query])[0]
+                found = search(
+                    store, SCOPE, query, vector=vector, candidates=exact.nearest(store, SCOPE, vector, CANDIDATES), now=2 * 10**15
+                )
+                request = ContextRequest(
+                    task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=2 * 10**15,
+                    pinned=[Pinned(kind="instruction", text="Go on.")],
+                )  # fmt: skip
+                assemble(request, Material(standing=[], story=[], facts=[], superseded=frozenset(), recalled=found))
+                took.append((time.perf_counter() - begun) * 1_000)
+            half, most = np.percentile(took, [50, 95])
+            megabytes = store.path.stat().st_size / 1e6
+            print(f"{size:>7} records: assembly p50 {half:.0f} ms, p95 {most:.0f} ms; a record written in {each_us:.0f} µs; {megabytes:.0f} MB")
+            store.close()
+
+
 if __name__ == "__main__":
     start = time.perf_counter()
-    recall()
+    {"recall": recall, "growth": growth}[sys.argv[1] if len(sys.argv) > 1 else "recall"]()
     print(f"{time.perf_counter() - start:.0f} s; SQLite {sqlite3.sqlite_version}", file=sys.stderr)
