@@ -161,6 +161,7 @@ class Connection:
                 finally:
                     for each in waiting:
                         each.cancel()
+                    await asyncio.wait(waiting)
         except Exception as error:  # noqa: BLE001 - whatever a server's end raises, it is that server's end
             if not ready.done():
                 ready.set_exception(_innermost(error))

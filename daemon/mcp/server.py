@@ -132,12 +132,13 @@ class Server:
     async def close(self) -> None:
         """End it; it does not start again."""
         self._closed = True
+        async with self._starting:  # whoever is ending a connection now ends it whole
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await connection.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait({self._watching})
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
 
     async def refuse(self, what: str, request: JSON) -> None:
         """Record something that the server asked for in its answer."""
@@ -180,6 +181,9 @@ class Server:
                 await connection.close()
                 await self._failed(error.cause)
                 raise
+            except BaseException:
+                await connection.close()
+                raise
             self._connection = connection
             started = McpServerStarted(
                 server=self.name,
@@ -201,16 +205,18 @@ class Server:
                 announced = asyncio.ensure_future(self._relist.wait())
                 await asyncio.wait({ended, announced}, return_when=asyncio.FIRST_COMPLETED)
                 announced.cancel()
+                await asyncio.wait({announced})
                 if not ended.done():
                     await self._clock.sleep(RELIST_SECONDS_MIN)
                     self._relist.clear()
                     with suppress(Unreachable):
                         await self._compare(await connection.listing())
-            await connection.close()
             async with self._starting:
-                await self._settle_end()
+                if self._connection is connection:  # else a call has noticed before us
+                    await self._settle_end()
         finally:
             ended.cancel()
+            await asyncio.wait({ended})
 
     async def _settle_end(self) -> None:
         """Record that a connection ended by itself, once."""

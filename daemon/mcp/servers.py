@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from perdure.daemon.mcp.catalog import known_tools
-from perdure.daemon.mcp.server import Server
-from perdure.daemon.mcp.tool import McpTool
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
     from perdure.daemon.clock import Clock
     from perdure.daemon.config import Config
+    from perdure.daemon.mcp.server import Server
     from perdure.daemon.tools.model import Tool
     from perdure.daemon.tools.roots import Roots
     from perdure.state.ledger import Ledger
@@ -42,6 +40,11 @@ class Servers:
     def __init__(self, config: Config, ledger: Ledger, clock: Clock) -> None:
         self.changed = asyncio.Event()
         self._config, self._ledger = config, ledger
+        self._servers: dict[str, Server] = {}
+        if not config.mcp:  # the SDK takes half a second to import
+            return
+        from perdure.daemon.mcp.server import Server
+
         self._servers = {
             name: Server(name, settings, config, ledger, clock, self.changed.set)
             for name, settings in config.mcp.items()
@@ -49,6 +52,11 @@ class Servers:
 
     def tools(self, roots: Roots) -> list[Tool]:
         """Every tool that the ledger knows of them, as accepted. Raises Problems where settings do not fit."""
+        if not self._servers:
+            return []
+        from perdure.daemon.mcp.catalog import known_tools
+        from perdure.daemon.mcp.tool import McpTool
+
         known = known_tools(self._config, self._ledger.reader)
         return [McpTool(tool, self._servers[tool.server], self._ledger.reader, roots) for tool in known.values()]
 
