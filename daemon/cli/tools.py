@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from perdure.daemon.cli.accepting import STANDING_WORDS, accept, print_claims
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.page_parts import rules_table
 from perdure.daemon.cli.terminal import line, one_line
@@ -16,19 +17,49 @@ from perdure.errors import PerdureError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from perdure.daemon.mcp.catalog import OutsideTool
     from perdure.daemon.tools.model import ToolSpec
     from perdure.daemon.workspace import LoadedWorkspace
 
 
-@click.command()
-@click.argument("name", required=False)
+class _Tools(click.Group):
+    """What is no command is a tool's name: `perdure tools read_file`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            return "show", self.commands["show"], args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Tools, invoke_without_command=True, subcommand_metavar="[NAME | COMMAND]")
+@with_json
+@click.pass_context
+def tools(context: click.Context) -> None:
+    """List the tools, show the one called NAME, or accept those of an MCP server."""
+    if context.invoked_subcommand is None:
+        _list_or_show(context.ensure_object(Invocation), None)
+
+
+@tools.command()
+@click.argument("name")
 @with_json
 @with_invocation
-def tools(invocation: Invocation, name: str | None) -> None:
-    """List the tools, or show one with its arguments and the rules that can be about it."""
+def show(invocation: Invocation, name: str) -> None:
+    """Show one tool with its arguments and the rules that can be about it (`perdure tools NAME` does the same)."""
+    _list_or_show(invocation, name)
+
+
+tools.add_command(accept)
+
+
+def _list_or_show(invocation: Invocation, name: str | None) -> None:
+    from perdure.daemon.mcp.catalog import outside_tools_of
     from perdure.daemon.workspace import load_workspace
 
     loaded = load_workspace(invocation.workspace)
+    outside = outside_tools_of(loaded.config)
     specs = loaded.specs
     if name is not None:
         if name not in specs:
@@ -37,10 +68,12 @@ def tools(invocation: Invocation, name: str | None) -> None:
             )
         specs = {name: specs[name]}
     if invocation.as_json:
-        invocation.emit("tools", {"tools": [_tool_json(loaded, spec) for spec in specs.values()]})
+        invocation.emit(
+            "tools", {"tools": [_tool_json(loaded, spec, outside.get(spec.name)) for spec in specs.values()]}
+        )
         return
     if name is not None:
-        _print_one(invocation, loaded, specs[name])
+        _print_one(invocation, loaded, specs[name], outside.get(name))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
     for title in ("tool", "from", "effect", "output", "rules", "used by", "what it does"):
@@ -49,7 +82,7 @@ def tools(invocation: Invocation, name: str | None) -> None:
         used = [task.name for task in loaded.tasks.values() if spec.name in task.tools]
         table.add_row(
             Text(one_line(spec.name), "name"),
-            one_line(spec.source),
+            _source(spec, outside.get(spec.name)),
             Text(spec.effect, "faint" if spec.effect == "read" else ""),
             Text("trusted", "good") if spec.trusted else Text("untrusted", "faint"),
             str(len(_rules(loaded, spec.name))) if _rules(loaded, spec.name) else Text("none: asks", "ask"),
@@ -59,13 +92,21 @@ def tools(invocation: Invocation, name: str | None) -> None:
     invocation.out.print(table)
 
 
+def _source(spec: ToolSpec, outside: OutsideTool | None) -> Text:
+    if outside is None or outside.standing == "accepted":
+        return Text(one_line(spec.source))
+    words, style = STANDING_WORDS[outside.standing]
+    return line(one_line(spec.source), " ", (words, style))
+
+
 def _rules(loaded: LoadedWorkspace, tool: str) -> list[dict[str, Any]]:
     """The rules whose `tools` name this one, as they are cited everywhere."""
     hits = [bound.hit for bound in loaded.policies.bound(tool)]
     return [{"name": hit.name, "file": hit.file, "line": hit.line, "decide": hit.decide} for hit in hits]
 
 
-def _tool_json(loaded: LoadedWorkspace, spec: ToolSpec) -> dict[str, Any]:
+def _tool_json(loaded: LoadedWorkspace, spec: ToolSpec, outside: OutsideTool | None) -> dict[str, Any]:
+    more = {} if outside is None else {"standing": outside.standing, "claims": dict(outside.claims)}
     return {
         "tool": spec.name,
         "source": spec.source,
@@ -77,15 +118,19 @@ def _tool_json(loaded: LoadedWorkspace, spec: ToolSpec) -> dict[str, Any]:
         "paths": dict(spec.paths),
         "rules": _rules(loaded, spec.name),
         "tasks": [task.name for task in loaded.tasks.values() if spec.name in task.tools],
+        **more,
     }
 
 
-def _print_one(invocation: Invocation, loaded: LoadedWorkspace, spec: ToolSpec) -> None:
+def _print_one(invocation: Invocation, loaded: LoadedWorkspace, spec: ToolSpec, outside: OutsideTool | None) -> None:
     trust = "what it returns is trusted" if spec.trusted else "what it returns is untrusted"
     invocation.say(
         (spec.name, "name"), f"  {spec.source}, {spec.effect}, {trust}", ", has a probe" if spec.probeable else ""
     )
-    invocation.say(spec.description)
+    invocation.say(one_line(spec.description, 2_000) if outside is not None else spec.description)
+    if outside is not None:
+        invocation.say(STANDING_WORDS[outside.standing])
+        print_claims(invocation, dict(outside.claims))
     properties: Mapping[str, Any] = spec.args_schema.get("properties", {})
     required = spec.args_schema.get("required", ())
     if properties:
