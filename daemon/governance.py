@@ -63,7 +63,8 @@ def judge(
     action = as_policies_see(prepared, proposal)
     facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
     certain = certain or Certain()
-    facts = replace(facts, votes_ahead=certain.votes_ahead)
+    sure = 1.0 if (prepared.effect or prepared.spec.effect) == "read" else certain.session_confidence
+    facts = replace(facts, votes_ahead=certain.votes_ahead, session_confidence=sure)
     obligations = runtime.policies.obligations(action, facts)
     unmet = [*unmet_obligations(obligations, facts), *doubts(obligations, certain, prepared), *prepared.unmet]
     if prepared.argv is not None and not prepared.sandboxed:
@@ -127,12 +128,11 @@ def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confiden
 
 
 def doubts(obligations: Obligations, certain: Certain, prepared: Prepared) -> list[str]:
-    """What keeps the session from going on to another effect, in words: it is too unsure of those before."""
-    floor = getattr(obligations, "session_confidence", 0.0)
-    if not floor or (prepared.effect or prepared.spec.effect) == "read" or certain.session_confidence >= floor:
+    """The steps that keep the session from going on to another effect, in words: it is too unsure of them."""
+    reads = (prepared.effect or prepared.spec.effect) == "read"
+    if reads or certain.session_confidence >= obligations.session_confidence:
         return []
-    steps = ", ".join(certain.unverified) or "none is unverified"
-    return [f"session confidence {certain.session_confidence:.2f}, asked for {floor:.2f}; unverified: {steps}"]
+    return [f"unverified so far: {', '.join(certain.unverified) or 'no step, but their verifiers may be wrong'}"]
 
 
 def _grants(runtime: Runtime, task: Task) -> list[Grant]:

@@ -31,6 +31,9 @@ FACTS: Mapping[str, Fact] = {
     "task": Fact("string", "task", "the task's name"),
     "planner": Fact("string", "planner", "playbook or model"),
     "confidence": Fact("double", "confidence", "0.0 to 1.0; a playbook's is 1.0"),
+    "session.confidence": Fact(
+        "double", "session_confidence", "0.0 to 1.0: the product over what the session has done and nobody verified"
+    ),
     "votes_ahead": Fact("int", "votes_ahead", "by how many votes the proposal leads"),
     "tainted": Fact("bool", "tainted", "whether this session has read anything untrusted"),
     "hour": Fact("int", "hour", "0 to 23, in the workspace's zone"),
@@ -51,7 +54,11 @@ FACTS: Mapping[str, Fact] = {
 }
 # Known of the action itself, so that tests set them through `args`.
 ACTION_VARIABLES: Mapping[str, str] = {"tool": "string", "effect": "string", "host": "string", "method": "string"}
-ABOUT_CERTAINTY = ("confidence", "votes_ahead")  # what obligations may not depend on: they decide about them
+ABOUT_CERTAINTY = (
+    "confidence",
+    "session.confidence",
+    "votes_ahead",
+)  # what obligations may not depend on: they decide about them
 
 _TYPES: Mapping[str, Any] = {
     "string": cel.Type.STRING,

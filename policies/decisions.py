@@ -74,6 +74,9 @@ def unmet_obligations(obligations: Obligations, facts: Facts) -> tuple[str, ...]
         unmet.append(f"votes ahead by {facts.votes_ahead}, asked for {obligations.votes_ahead_by}")
     if not facts.confidence >= obligations.confidence:
         unmet.append(f"confidence {facts.confidence:.2f}, asked for {obligations.confidence:.2f}")
+    if not facts.session_confidence >= obligations.session_confidence:
+        asked = obligations.session_confidence
+        unmet.append(f"session confidence {facts.session_confidence:.2f}, asked for {asked:.2f}")
     if obligations.max_per_hour is not None and facts.tool_calls_hour >= obligations.max_per_hour:
         unmet.append(f"{facts.tool_calls_hour} calls in the last hour, at most {obligations.max_per_hour}")
     return tuple(unmet)
@@ -281,6 +284,7 @@ def strictest(rules: Sequence[Rule], hits: Sequence[RuleHit]) -> Obligations:
         votes_ahead_by=ahead,
         votes_max=max(min((one.votes_max for one in votes), default=0), ahead),
         confidence=max((one.confidence for one in asked), default=0.0),
+        session_confidence=max((one.session_confidence for one in asked), default=0.0),
         max_per_hour=min(limits, default=None),
         rules=tuple(replace(hit, decide="require") for _, hit in required),
     )

@@ -48,6 +48,7 @@ class Facts:
     task: str
     planner: str
     confidence: float = 1.0
+    session_confidence: float = 1.0  # the product over what the session has done and nobody verified
     votes_ahead: int = 0
     tainted: bool = False
     hour: int = 0
@@ -94,6 +95,7 @@ class Obligations:
     votes_ahead_by: int = 0
     votes_max: int = 0
     confidence: float = 0.0
+    session_confidence: float = 0.0
     max_per_hour: int | None = None
     rules: tuple[RuleHit, ...] = ()
 

@@ -95,6 +95,8 @@ def _require(require: Require) -> dict[str, Any]:
         data["votes"] = {"ahead_by": require.votes_ahead_by, "max": require.votes_max}
     if require.confidence:
         data["confidence"] = require.confidence
+    if require.session_confidence:
+        data["session_confidence"] = require.session_confidence
     if require.max_per_hour is not None:
         data["max_per_hour"] = require.max_per_hour
     return data

@@ -45,7 +45,7 @@ RULE_KEYS = (
     "shadow",
 )
 TEST_KEYS = ("name", "tool", "args", "given", "provenance", "expect", "by")
-REQUIRE_KEYS = ("votes", "confidence", "max_per_hour")
+REQUIRE_KEYS = ("votes", "confidence", "session_confidence", "max_per_hour")
 DECISIONS: tuple[str, ...] = get_args(Decided)
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -298,16 +298,25 @@ class _Reader(NodeReader):
                 self.complaints.add(
                     votes.keys["max"], f"at most {most} votes", f"at least {ahead}, or it can never be {ahead} ahead"
                 )
-        confidence = 0.0
-        if "confidence" in inner.keys:
-            node = inner.entries.get("confidence")
-            value = node.value if isinstance(node, Scalar) else None
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                self.wrong(node, inner.keys["confidence"], "a number above 0 and up to 1")
-            else:
-                confidence = float(value)
         per_hour = self.number(inner, "max_per_hour", 0, 1_000_000) if "max_per_hour" in inner.keys else None
-        return Require(votes_ahead_by=ahead, votes_max=most, confidence=confidence, max_per_hour=per_hour)
+        return Require(
+            votes_ahead_by=ahead,
+            votes_max=most,
+            confidence=self.share(inner, "confidence"),
+            session_confidence=self.share(inner, "session_confidence"),
+            max_per_hour=per_hour,
+        )
+
+    def share(self, table: Table, key: str) -> float:
+        """A number above 0 and up to 1; 0 where the table does not have it."""
+        if key not in table.keys:
+            return 0.0
+        node = table.entries.get(key)
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            self.wrong(node, table.keys[key], "a number above 0 and up to 1")
+            return 0.0
+        return float(value)
 
     # -- tests --------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Require:
     votes_ahead_by: int = 0
     votes_max: int = 0
     confidence: float = 0.0
+    session_confidence: float = 0.0
     max_per_hour: int | None = None
 
 

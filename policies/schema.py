@@ -107,6 +107,7 @@ def _rule() -> dict[str, Any]:
                 {
                     "votes": votes,
                     "confidence": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                    "session_confidence": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
                     "max_per_hour": {"type": "integer", "minimum": 0},
                 },
                 minProperties=1,

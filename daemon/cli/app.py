@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Audit": {
         "ledger": ("ledger:ledger", "Tail, show, search and export what happened."),
         "verify": ("verification:verify", "Prove that the ledger is whole and every slot accounted for."),
+        "report": ("report:report", "What the ledger adds up to: calibration."),
         "memory": ("memory:memory", "Why it remembers what; pin, correct, forget."),
     },
     "Keep": {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from policy_tools import SIGNATURES, decide
 
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.inline_tests import action_of
 from perdure.policies.loading import load_policies
-from perdure.policies.model import NOTHING_DECIDES, Facts, Grant
+from perdure.policies.model import NOTHING_DECIDES, Facts, Grant, Obligations
 
 DESIGN = """\
 version: 1
@@ -302,3 +304,11 @@ def test_a_tool_that_came_after_the_policies_is_still_governed(workspace):
         workspace=workspace.root,
     )
     assert decide(policies, "notify", {"title": "x"}).decision == "escalate"
+
+
+def test_the_floor_of_the_whole_session_is_an_obligation_like_the_others() -> None:
+    floor = Obligations(session_confidence=0.6)
+    facts = Facts(task="t", planner="playbook", session_confidence=0.42)
+    assert unmet_obligations(floor, facts) == ("session confidence 0.42, asked for 0.60",)
+    assert unmet_obligations(floor, replace(facts, session_confidence=0.6)) == ()
+    assert unmet_obligations(floor, replace(facts, session_confidence=float("nan"))) != ()
