@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format crash soak bench local-model lock docs wheel clean
+.PHONY: help setup setup-dev run test lint format crash crash-peers soak bench bench-memory bench-reliability local-model lock docs wheel clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,12 +39,23 @@ format: setup-dev ## let the formatter write
 crash: setup-dev ## the daemon and its ledger killed and cut off at every step, many thousand times (CRASH="--sample 50": fewer)
 	@.venv/bin/python -m tests.crash $(CRASH)
 
-soak: setup-dev ## half a year of schedules, crashes and late answers under a simulated clock
-	@.venv/bin/python -m pytest tests/simulation -n $(WORKERS) --timeout 3600
+crash-peers: setup-dev ## the same kills on DBOS, LangGraph and durabl, side by side (an environment of its own in .cache)
+	@.venv/bin/python -m tests.crash.peers $(CRASH)
+
+soak: setup-dev ## half a year of schedules, crashes and late answers under a simulated clock (SOAK="--seed 7 --days 30")
+	@.venv/bin/python -m tests.simulation $(SOAK)
 
 bench: setup-dev ## the measurements, for people to read: nothing in them passes or fails
 	@.venv/bin/python -m tests.benchmarks.bench_ledger
+	@.venv/bin/python -m tests.benchmarks.bench_actions
+	@.venv/bin/python -m tests.benchmarks.bench_policies
 	@.venv/bin/python -m tests.benchmarks.bench_memory growth
+
+bench-memory: setup-dev ## evidence recall within a token budget, on LoCoMo (DATA=path of locomo10.json)
+	@.venv/bin/python -m tests.benchmarks.bench_memory recall $(if $(DATA),--data $(DATA))
+
+bench-reliability: setup-dev ## what postconditions, confidence and voting do to a planner that errs (RELIABILITY="--quick")
+	@.venv/bin/python -m tests.benchmarks.reliability $(RELIABILITY)
 
 local-model: $(LOCAL_MODEL) ## a small model and its server, for `planner: model` without any key (92 MB)
 	@echo "The model is $(LOCAL_MODEL). Next: .venv/bin/perdure init --planner local --model $(LOCAL_MODEL) DIR"
