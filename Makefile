@@ -51,8 +51,8 @@ bench: setup-dev ## the measurements, for people to read: nothing in them passes
 	@.venv/bin/python -m tests.benchmarks.bench_policies
 	@.venv/bin/python -m tests.benchmarks.bench_memory growth
 
-bench-memory: setup-dev ## evidence recall within a token budget, on LoCoMo (DATA=path of locomo10.json)
-	@.venv/bin/python -m tests.benchmarks.bench_memory recall $(if $(DATA),--data $(DATA))
+bench-memory: setup-dev ## evidence recall within a token budget, on LoCoMo
+	@.venv/bin/python -m tests.benchmarks.bench_memory recall
 
 bench-reliability: setup-dev ## what postconditions, confidence and voting do to a planner that errs (RELIABILITY="--quick")
 	@.venv/bin/python -m tests.benchmarks.reliability $(RELIABILITY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from perdure.daemon.tools.registry import build_tools
 from perdure.daemon.workspace import LoadedWorkspace
 from perdure.memory import Memory
 from perdure.state import projections
-from perdure.state.events import ConfigurationLoaded, Draft, TaskLoaded, TaskRemoved
-from perdure.state.ledger import Ledger
+from perdure.state.events import AlarmRaised, ConfigurationLoaded, Draft, TaskLoaded, TaskRemoved
+from perdure.state.ledger import Ledger, LedgerUnwritable
 from perdure.state.ownership import Owner
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     """Everything a session needs, on an owned ledger. The configuration in force is recorded where it changed."""
     config, ledger = loaded.config, owned.ledger
     notifier = Notifier(config, ledger, clock=owned.clock)
-    memory = Memory.open(config.state_dir, ledger=ledger, now=owned.clock.now, embedding=config.memory.embedding)
+    memory = Memory.open(
+        config.state_dir,
+        ledger=ledger,
+        now=owned.clock.now,
+        embedding=config.memory.embedding,
+        alarm=_alarm_from_any_thread(ledger),
+    )
     servers = open_servers(config, ledger, owned.clock)
     try:
         learned = learn(config, ledger, owned.clock.now)
@@ -94,6 +101,25 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     finally:
         await servers.close()
         await memory.close()
+
+
+def _alarm_from_any_thread(ledger: Ledger) -> Callable[[str, str], None]:
+    """An alarm that memory may raise from its own threads; the event is written in the loop's."""
+    loop = asyncio.get_running_loop()
+    raised: set[tuple[str, str]] = set()
+
+    def record(code: str, words: str) -> None:
+        if (code, words) in raised:  # loud once: what lasts is said at the next start
+            return
+        raised.add((code, words))
+        with suppress(LedgerUnwritable):
+            ledger.commit(AlarmRaised(code=code, payload={"text": words}))
+
+    def alarm(code: str, words: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended: the process is going
+            loop.call_soon_threadsafe(record, code, words)
+
+    return alarm
 
 
 def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:

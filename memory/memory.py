@@ -100,8 +100,6 @@ class Memory:
                 state_dir / "index", identity=worker.submit(memory._identity).result(), on_store=memory._on_store, now=now,
                 alarm=alarm, idle_seconds=index_idle_seconds,
             )  # fmt: skip
-        else:
-            alarm("memory-words-only", 'memory searches by words alone: [memory] embedding is "none"')
         return memory
 
     async def close(self) -> None:
