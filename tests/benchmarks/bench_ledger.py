@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -24,24 +23,10 @@ from perdure.state import projections as p
 from perdure.state.ledger import Ledger
 from perdure.state.verification import verify
 
+from .floor import Floor
+
 ROUND = 40  # actions in a round
 SESSIONS = 32
-
-
-class Floor:
-    """Two bare durable commits of about an event's size: what no ledger can be faster than."""
-
-    def __init__(self, directory: Path) -> None:
-        self.db = sqlite3.connect(directory / "floor.db", isolation_level=None)
-        self.db.execute("PRAGMA journal_mode = WAL")
-        self.db.execute("PRAGMA synchronous = FULL")
-        self.db.execute("CREATE TABLE rows (seq INTEGER PRIMARY KEY, body TEXT)")
-
-    def action(self) -> None:
-        for _ in range(2):
-            self.db.execute("BEGIN IMMEDIATE")
-            self.db.execute("INSERT INTO rows (body) VALUES (?)", ("x" * 400,))
-            self.db.execute("COMMIT")
 
 
 class Work:
