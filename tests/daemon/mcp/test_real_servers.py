@@ -73,7 +73,7 @@ write = ["data", "proxy"]
         """Run the task in a process of its own, and kill it while the server is held in the call."""
         self.write("proxy/stall", f"{when} {tool}")
         command = [sys.executable, "-m", "perdure.daemon.cli", "-w", str(self.directory), "session", "run", "work"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: ASYNC220 — it is killed with a signal
             await until(lambda: (self.directory / "proxy/ready").exists() or process.poll() is not None, 60.0)
             assert process.poll() is None, "the session ended before the call"
             process.send_signal(signal.SIGKILL)
@@ -183,7 +183,7 @@ async def test_git_killed_in_a_commit_is_probed_and_never_repeated(tmp_path: Pat
   - {{do: write_file, args: {{path: done.md, text: "${{log.text}}"}}}}
 """
     settings = """
-env = {GIT_AUTHOR_NAME = "t", GIT_AUTHOR_EMAIL = "t@example.org", GIT_COMMITTER_NAME = "t", GIT_COMMITTER_EMAIL = "t@example.org"}
+env = {GIT_AUTHOR_NAME = "t", GIT_AUTHOR_EMAIL = "t@example.org", GIT_COMMITTER_NAME = "t", GIT_COMMITTER_EMAIL = "t@example.org", GIT_CONFIG_NOSYSTEM = "1"}
 [mcp.git.tools.git_status]
 effect = "read"
 [mcp.git.tools.git_log]
@@ -223,7 +223,7 @@ async def test_time_killed_in_a_read_reads_again(tmp_path: Path) -> None:
     steps = """
   - {do: time__convert_time, args: {source_timezone: UTC, time: "12:00", target_timezone: Europe/Berlin}, save: there}
   - {do: time__get_current_time, args: {timezone: UTC}, save: now}
-  - {do: write_file, args: {path: done.md, text: "${string(there.text)} ${string(now.text)}"}}
+  - {do: write_file, args: {path: done.md, text: "${there.structured.target.timezone} ${now.structured.timezone}"}}
 """
     settings = '[mcp.time.tools.get_current_time]\neffect = "read"\n[mcp.time.tools.convert_time]\neffect = "read"\n'
     stage = await Real(
@@ -254,7 +254,7 @@ async def _web_server(port: int) -> AsyncIterator[Callable[[], None]]:
     """server-everything over streamable HTTP; yields what kills it."""
     environment = {"PATH": os.environ["PATH"], "PORT": str(port)}
     command = [str(node()), str(node_server("server-everything")), "streamableHttp"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 — as above
     try:
         await until(lambda: _listens(port), 60.0)
         yield process.kill
@@ -290,28 +290,22 @@ async def test_a_server_over_http_killed_in_a_call_and_recovered(tmp_path: Path)
             await until(lambda: len(events(runtime, "action.intended")) == 2)
             kill()
             assert (await running).status in ("unverified", "parked", "failed")
-            assert [end["status"] for end in ended(runtime, "web__trigger-long-running-operation")][0] in (
-                "unknown",
-                "failed",
-            )
             questions = projections.escalations(runtime.ledger.reader)
             first = ended(runtime, "web__trigger-long-running-operation")[0]
-            assert len(questions) == (
-                1 if first["status"] == "unknown" else 0
-            )  # killed before it was sent: plainly failed
-    async with _web_server(port):
-        async with stage.runtime() as runtime:
-            for question in questions:
-                operations.answer(
-                    runtime.ledger,
-                    runtime.identifiers,
-                    runtime.now(),
-                    0,
-                    escalation=question.escalation,
-                    answer="approve",
-                )
-            await stage.run_open_slots(runtime)
-            last = ended(runtime, "web__trigger-long-running-operation")[-1]
-            assert last["status"] == ("succeeded" if questions else "failed")
-            assert (await stage.run(runtime, "work")).status == "unverified"
+            # Killed before it was sent, it has plainly failed; afterwards, nobody knows.
+            assert (first["status"], len(questions)) in (("unknown", 1), ("failed", 0))
+    async with _web_server(port), stage.runtime() as runtime:
+        for question in questions:
+            operations.answer(
+                runtime.ledger,
+                runtime.identifiers,
+                runtime.now(),
+                0,
+                escalation=question.escalation,
+                answer="approve",
+            )
+        await stage.run_open_slots(runtime)
+        last = ended(runtime, "web__trigger-long-running-operation")[-1]
+        assert last["status"] == ("succeeded" if questions else "failed")
+        assert (await stage.run(runtime, "work")).status == "unverified"
     assert "42" in (stage.directory / "done.md").read_text()
