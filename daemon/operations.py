@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.daemon.clock import Identifiers
 from perdure.daemon.resumption import recorded_step
-from perdure.daemon.scheduler import opened
+from perdure.daemon.scheduler import free, opened
 from perdure.errors import PerdureError
 from perdure.state import projections
 from perdure.state.events import (
@@ -23,7 +23,7 @@ from perdure.state.events import (
 )
 
 if TYPE_CHECKING:
-    from perdure.state.ledger import Ledger
+    from perdure.state.ledger import Ledger, LedgerReader
     from perdure.state.projections import ActionRow, EscalationRow
 
 Answer = dict[str, JSON]
@@ -42,12 +42,12 @@ def answer(
 ) -> Answer:
     """Record a person's answer and, in the same commit, the slots that act on it. Raises PerdureError where it is too late."""
     question = _open_question(ledger, escalation, now)
-    said = "approve" if answer == "approve" else "deny"
+    said: Literal["approve", "deny"] = "approve" if answer == "approve" else "deny"
     drafts: list[Draft] = [
         EscalationAnswered(
             escalation=question.escalation,
             task=question.task,
-            answer=said,  # type: ignore[arg-type]
+            answer=said,
             uid=uid,
             via="cli",
             payload={"note": note} if note else None,
@@ -83,11 +83,22 @@ def act_on(ledger: Ledger, question: EscalationRow, now: int, *, approved: bool)
     if not approved and action is not None and action.status == "unknown":
         drafts.append(_let_rest(action))
     waiting = projections.waiting_sessions(ledger.reader, question.escalation)
-    for offset, session in enumerate(waiting):
-        drafts.append(opened(question.task, "resume", now + offset, cause=question.escalation, resumes=session))
-    if approved and not waiting:
-        drafts.append(opened(question.task, "resume", now, cause=question.escalation, resumes=question.session))
+    due = now - 1
+    for session in waiting or ([question.session] if approved else []):
+        due = free(ledger.reader, question.task, "resume", due + 1)
+        drafts.append(opened(question.task, "resume", due, cause=question.escalation, resumes=session))
     return drafts
+
+
+def resume_if_answered(reader: LedgerReader, escalation: str, session: str, now: int) -> list[Draft]:
+    """The slot for a session that parks on a question which has been answered meanwhile, unless it has one already."""
+    question = projections.escalation(reader, escalation)
+    if question is None or question.state == "open":
+        return []
+    if any(slot.resumes == session for slot in projections.slots(reader, task=question.task, open_only=True)):
+        return []
+    due = free(reader, question.task, "resume", now)
+    return [opened(question.task, "resume", due, cause=question.escalation, resumes=session)]
 
 
 def pause(ledger: Ledger, uid: int, *, task: str | None, reason: str = "") -> Answer:
@@ -104,7 +115,7 @@ def resume(ledger: Ledger, uid: int, *, task: str | None) -> Answer:
 
 def ask_for_session(ledger: Ledger, now: int, uid: int, *, task: str, dry_run: bool = False) -> str:
     """Open a manual slot for `task`; returns its name."""
-    slot = opened(task, "manual", now, cause=f"uid {uid}", dry_run=dry_run)
+    slot = opened(task, "manual", free(ledger.reader, task, "manual", now), cause=f"uid {uid}", dry_run=dry_run)
     ledger.commit(slot)
     return slot.slot
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from perdure.daemon import operations
 from perdure.daemon.questions import tell_of_untold
 from perdure.daemon.resumption import chain
-from perdure.daemon.scheduler import opened
+from perdure.daemon.sandbox.strays import end_strays
+from perdure.daemon.scheduler import free, opened
 from perdure.daemon.settlement import REPEATABLE, mark_unknown, settle
 from perdure.state import projections
-from perdure.state.events import Draft, ModelReplied, SessionClosed, SlotClosed
+from perdure.state.events import AlarmRaised, Draft, ModelReplied, SessionClosed, SlotClosed
 
 if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
     from perdure.state.projections import SessionRow
 
+GIVEN_UP = "not-taken-up-again"
 RESUMES_MAX = 3  # an interrupted session is taken up again this often in a row, then a person must look
 
 
@@ -23,6 +28,7 @@ async def recover(runtime: Runtime) -> int:
     is left by looking at the ledger, so that it may be cut off and run again."""
     reader = runtime.ledger.reader
     count = 0
+    await asyncio.to_thread(end_strays, runtime.config.state_dir)
     for row in projections.open_intents(reader):
         await mark_unknown(runtime, row, "the daemon ended while this ran")
         count += 1
@@ -33,6 +39,7 @@ async def recover(runtime: Runtime) -> int:
         await _close(runtime, session)
         count += 1
     await _close_abandoned_slots(runtime)
+    operations.expire(runtime.ledger, runtime.now())
     taken_up = {slot.resumes for slot in projections.slots(reader, open_only=True)}
     for row in projections.unknown_actions(reader):
         if row.effect in REPEATABLE and row.attempt_session not in taken_up:
@@ -69,7 +76,11 @@ async def _close(runtime: Runtime, row: SessionRow) -> None:
         for call in projections.open_calls(reader, row.session)
     ]
     actions = projections.actions(reader, session=row.session)
-    asked = [action for action in actions if action.status == "unknown" and action.effect not in REPEATABLE]
+    asked = [
+        action
+        for action in projections.unknown_actions(reader)
+        if action.attempt_session == row.session and action.effect not in REPEATABLE
+    ]
     now = runtime.now()
     reason = "the daemon ended while this session ran"
     if asked:
@@ -96,15 +107,32 @@ async def _close(runtime: Runtime, row: SessionRow) -> None:
     if not asked:  # otherwise the answer opens the slot that goes on
         drafts += go_on_from(runtime, row)
     await runtime.ledger.write(*drafts)
+    await tell_if_given_up(runtime, drafts)
 
 
 def go_on_from(runtime: Runtime, row: SessionRow) -> list[Draft]:
-    """The slot that takes an interrupted session up again; none once that was tried often enough, or for a dry run."""
+    """The slot that takes an interrupted session up again, unless one is open already. None for a dry run or a person's own
+    command; instead of one that was taken up often enough, an alarm."""
+    reader = runtime.ledger.reader
+    if row.dry_run or row.planner == "person":
+        return []
+    if any(slot.resumes == row.session for slot in projections.slots(reader, task=row.task, open_only=True)):
+        return []
     interruptions = 1
-    for earlier in reversed(chain(runtime.ledger.reader, row.resumes)):
+    for earlier in reversed(chain(reader, row.resumes)):
         if earlier.status != "interrupted":
             break
         interruptions += 1
-    if interruptions > RESUMES_MAX or row.dry_run:
-        return []
-    return [opened(row.task, "resume", runtime.now(), cause=row.escalation, resumes=row.session)]
+    if interruptions > RESUMES_MAX:
+        text = f"{row.task} was interrupted {interruptions} times in a row and is not taken up again by itself"
+        return [AlarmRaised(code=GIVEN_UP, about=row.session, payload={"text": text})]
+    due = free(reader, row.task, "resume", runtime.now())
+    return [opened(row.task, "resume", due, cause=row.escalation, resumes=row.session)]
+
+
+async def tell_if_given_up(runtime: Runtime, drafts: Sequence[Draft]) -> None:
+    """Tell a person of work that `go_on_from` does not take up again."""
+    for draft in drafts:
+        if isinstance(draft, AlarmRaised) and draft.code == GIVEN_UP and draft.about is not None:
+            text = f"It was interrupted more than {RESUMES_MAX} times in a row. Look: perdure ledger show {draft.about}"
+            await runtime.notifier.notify(draft.about, "a session is not taken up again", text, kind="alarm")

@@ -9,7 +9,7 @@ from perdure.state import projections
 
 if TYPE_CHECKING:
     from perdure.state.ledger import LedgerReader
-    from perdure.state.projections import ActionRow, SessionRow
+    from perdure.state.projections import ActionRow, EscalationRow, SessionRow
 
 
 def chain(reader: LedgerReader, session: str | None) -> list[SessionRow]:
@@ -22,6 +22,25 @@ def chain(reader: LedgerReader, session: str | None) -> list[SessionRow]:
         rows.append(row)
         session = row.resumes
     return rows[::-1]
+
+
+def goes_on(reader: LedgerReader, earlier: list[SessionRow], slot: str) -> bool:
+    """Whether the session of `slot` carries on with the work of those that it resumes: not where that work was finished, was a
+    person's own command, or was taken up by the session of another slot."""
+    if not earlier or earlier[-1].status not in ("parked", "interrupted") or earlier[-1].planner == "person":
+        return False
+    return all(other.slot == slot for other in projections.successors(reader, earlier[-1].session))
+
+
+def approved_in(reader: LedgerReader, sessions: list[SessionRow]) -> list[EscalationRow]:
+    """Approvals that wait to be acted on, of questions that these sessions asked or whose attempts they made."""
+    names = {row.session for row in sessions}
+    found = []
+    for question in projections.approved_escalations(reader):
+        action = projections.action(reader, question.action)
+        if action is not None and not names.isdisjoint({action.session, action.attempt_session}):
+            found.append(question)
+    return found
 
 
 def recorded_steps(reader: LedgerReader, sessions: list[SessionRow]) -> list[Taken]:

@@ -37,6 +37,13 @@ def opened(
     return SlotOpened(slot=name, task=task, kind=kind, due=due, cause=cause, resumes=resumes, dry_run=dry_run or None)
 
 
+def free(reader: LedgerReader, task: str, kind: SlotKind, due: int) -> int:
+    """The first microsecond from `due` on for which the task has no slot of this kind yet."""
+    while projections.slot(reader, slot_name(task, kind, due)) is not None:
+        due += 1
+    return due
+
+
 def closed(task: str, outcome: SlotOutcome, firings: list[int], count: int, rule: str) -> SlotClosed:
     """One event for the scheduled firings `firings[0]` … `firings[-1]`, of which there were `count`, none of which ran."""
     first, last = firings[0], firings[-1]

@@ -26,7 +26,6 @@ from perdure.daemon.opening import open_runtime, open_servers, own_ledger
 from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
 from perdure.daemon.runtime import Runtime
-from perdure.daemon.sandbox.strays import end_strays
 from perdure.daemon.scheduler import slot_name
 from perdure.daemon.secrets import redactor
 from perdure.daemon.sight import assemble
@@ -71,7 +70,6 @@ class Service:
             pid=os.getpid(), fence=runtime.ledger.fence, version=perdure.__version__, host=socket.gethostname()
         )
         await runtime.ledger.write(started)
-        end_strays(runtime.config.state_dir)
         settled = await recover(runtime)
         async with AsyncExitStack() as stack:
             self.timer.start()

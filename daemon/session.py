@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from perdure.daemon import resumption
 from perdure.daemon.appraisal import Appraisal, accepted_doubts
 from perdure.daemon.budget import Budget
 from perdure.daemon.claims import false_claim
@@ -14,10 +15,12 @@ from perdure.daemon.endings import Ended, Ending
 from perdure.daemon.governance import judge, oblige_finish
 from perdure.daemon.loops import LoopGuard
 from perdure.daemon.model_calls import ModelCalls
+from perdure.daemon.operations import resume_if_answered
 from perdure.daemon.planners.moves import Finish, Malformed, Proposal, Taken, View
 from perdure.daemon.planners.voting import FINISH, Ballot, canonical_action
 from perdure.daemon.postconditions import Postconditions, failures
-from perdure.daemon.resumption import chain, recorded_proposal, recorded_step, recorded_steps
+from perdure.daemon.recovery import go_on_from, tell_if_given_up
+from perdure.daemon.resumption import approved_in, chain, recorded_proposal, recorded_step, recorded_steps
 from perdure.daemon.settlement import REPEATABLE, settle
 from perdure.daemon.sight import see
 from perdure.daemon.steps import Parked, Rejected, Steps
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from perdure.state.projections import EscalationRow, SlotRow
 
 LATE_AFTER_SECONDS = 60
+REASON_MAX = 2_000  # characters in the event itself; what is longer is in its payload
 
 
 class Session:
@@ -85,6 +89,7 @@ class Session:
         self.rejected: str | None = None
         self.rejections = 0
         self.false_claims = 0
+        self.waits_for: str | None = None
         self.rule: str | None = None  # what the slot says about how the session ended
         self.finish = Finish()
         self.guard = LoopGuard()
@@ -103,13 +108,15 @@ class Session:
         await self._open()
         try:
             context = await see(self.runtime, self.task, self.slot, self.id, self.planner)
+            goes_on = await self._act_on_answers()  # first: what is unknown may be what was approved
             await self._settle_earlier()
-            if await self._act_on_answer():
+            if goes_on:
                 await self._loop(context)
             status, reason = await self._prove()
         except Ended as end:
             status, reason, self.rule = end.status, end.reason, end.rule
         except Parked as wait:
+            self.waits_for = wait.escalation
             status, reason = "parked", f"waits for the answer to {wait.escalation} ({wait.tool})"
         except ContextTooSmall as error:
             status, reason = "failed", str(error)
@@ -300,16 +307,24 @@ class Session:
 
     # -- a person's answer ------------------------------------------------------------------------------------------
 
-    async def _act_on_answer(self) -> bool:
-        """Carry out exactly what was approved, once. Returns whether the planner goes on: not where nothing was parked."""
-        question = self.escalation
-        parked = bool(self.earlier) and self.earlier[-1].status in ("parked", "interrupted")
-        if question is None or question.state != "approved":
-            return parked or question is None
+    async def _act_on_answers(self) -> bool:
+        """Carry out what was approved. Returns whether the planner goes on: not where no work waited for the answer."""
+        reader = self.runtime.ledger.reader
+        parked = resumption.goes_on(reader, self.earlier, self.slot.slot)
+        waiting = approved_in(reader, self.earlier) if parked else []
+        if self.escalation is not None and self.escalation.state == "approved":
+            waiting = [self.escalation, *(other for other in waiting if other.escalation != self.escalation.escalation)]
+        for question in waiting:
+            await self._act_on(question, parked=parked)
+        return parked or self.slot.resumes is None
+
+    async def _act_on(self, question: EscalationRow, *, parked: bool) -> None:
+        """Carry out exactly what was approved, once."""
+        self._check_bounds()
         reader = self.runtime.ledger.reader
         row = projections.action(reader, question.action)
         if row is None:
-            return parked
+            return
         proposal = recorded_proposal(reader, row)
         tool = self.runtime.tools.get(row.tool)
         try:
@@ -324,7 +339,7 @@ class Session:
             )
             await self.runtime.alarm("approval-stale", reason, about=question.escalation)
             await self._take(proposal)
-            return parked
+            return
         decision = judge(self.runtime, self.task, self.id, prepared, proposal, steps=row.step)
         if decision.decision == "deny":
             await self.runtime.ledger.write(*self._flush(), self.steps.decided(row.action, decision))
@@ -342,13 +357,14 @@ class Session:
             tool,
             prepared,
             attempt=attempt,
-            reason=f"approved by uid {question.uid}",
+            reason=f"approved by uid {question.uid}" if question.uid is not None else "nobody said no in time",
         )
+        if taken.status == "unknown":
+            taken = await self._settled(taken)
         if not parked:
             self.taken.append(taken)
             if taken.status != "succeeded":
                 raise Ended("failed", f"the approved {row.tool} ended as {taken.status}: {taken.error}")
-        return parked
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -367,25 +383,38 @@ class Session:
 
     async def _close(self, status: SessionStatus, reason: str) -> Ending:
         duration = int((self.runtime.clock.monotonic() - self.started) * MICROSECONDS)
+        whole: dict[str, JSON] = {"reason": reason} if len(reason) > REASON_MAX else {}
         closed = SessionClosed(
             session=self.id,
             task=self.task.name,
             slot=self.slot.slot,
             status=status,
-            reason=reason,
+            reason=reason[:REASON_MAX],
             steps=self.budget.steps_used,
             tokens=self.budget.tokens_used,
             cost_usd=self.budget.usd_used,
             duration_us=duration,
-            payload={"saved": dict(self.finish.saved), "says": self.finish.says},
+            payload={"saved": dict(self.finish.saved), "says": self.finish.says, **whole},
         )
         drafts: list[Draft] = [*self._flush(), closed]
         if status != "failed" or self.last_try:
             drafts.append(self._slot_closed())
-        await self.runtime.ledger.write(*drafts)
+        drafts += self._follow_up(status)
+        # Nothing may come between having looked for an answer and having parked: not through the queue of the loop's tick.
+        self.runtime.ledger.commit(*drafts)
+        await tell_if_given_up(self.runtime, drafts)
         if status in ("failed", "limited"):
             await self.runtime.notifier.notify(self.id, f"{self.task.name}: session {status}", reason, kind="failed")
         return Ending(session=self.id, status=status, reason=reason)
+
+    def _follow_up(self, status: SessionStatus) -> list[Draft]:
+        """The slot that goes on from here at once: after an interruption, or where the answer came before the session parked."""
+        row = projections.session(self.runtime.ledger.reader, self.id)
+        if status == "interrupted" and row is not None:
+            return go_on_from(self.runtime, row)
+        if status == "parked" and self.waits_for is not None:
+            return resume_if_answered(self.runtime.ledger.reader, self.waits_for, self.id, self.runtime.now())
+        return []
 
     def _slot_closed(self) -> SlotClosed:
         waited = (self.runtime.now() - self.slot.due) / MICROSECONDS - (self.runtime.clock.monotonic() - self.started)
@@ -397,7 +426,7 @@ class Session:
             due=self.slot.due,
             outcome="late" if late else "ran",
             session=self.id,
-            rule=self.rule,
+            rule=self.rule[:REASON_MAX] if self.rule is not None else None,
         )
 
 

@@ -36,7 +36,9 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
     if task is None or tool is None or prepared is None:
         why = "the tool, its task or what it would act on has changed, so that it cannot be checked"
     elif row.effect in REPEATABLE:
-        if steps is None:
+        if row.approval is not None:
+            why = "a person approved one attempt, and that was it"
+        elif steps is None:
             why = "the session it belonged to was not taken up again"
         elif judge(runtime, task, steps.session, prepared, proposal, steps=row.step).decision == "deny":
             why = "the policies in force now deny running it again"
@@ -72,7 +74,7 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
         why = "its probe cannot tell whether it happened"
     else:
         why = "it may have happened or not, and running it twice is not safe"
-    await _ask(runtime, row, proposal, why)
+    await _ask(runtime, row, proposal, why, parks=steps is not None or row.effect not in REPEATABLE)
     return "unknown"
 
 
@@ -115,10 +117,17 @@ def _ended(row: ActionRow, status: ActionStatus, said: str) -> ActionEnded:
     )
 
 
-async def _ask(runtime: Runtime, row: ActionRow, proposal: Proposal, why: str) -> None:
-    """One question per unknown action: approve runs it again, once; deny lets it rest as it is."""
+async def _ask(runtime: Runtime, row: ActionRow, proposal: Proposal, why: str, *, parks: bool) -> None:
+    """One question per unknown action: approve runs it again, once; deny lets it rest as it is. `parks`: a session waits."""
     if projections.open_escalation_for(runtime.ledger.reader, row.task, row.digest) is not None:
         return
+    answered = projections.last_answer_for(runtime.ledger.reader, row.task, row.digest)
+    if (
+        answered is not None
+        and (answered.action, answered.state) == (row.action, "approved")
+        and (answered.valid_until or 0) > runtime.now()
+    ):
+        return  # the answer is there already, and its slot is about to act on it
     escalation = runtime.identifiers.new()
     reason = f"a crash left the outcome of {row.tool} unknown: {why}. Approve to run it (again), deny to leave it"
     question: dict[str, JSON] = {
@@ -142,7 +151,7 @@ async def _ask(runtime: Runtime, row: ActionRow, proposal: Proposal, why: str) -
             tool=row.tool,
             expires=runtime.now() + QUESTION_SECONDS * MICROSECONDS,
             on_expiry="deny",
-            parks=False,
+            parks=parks,
             payload={"question": question},
         )
     )

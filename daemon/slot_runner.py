@@ -10,7 +10,7 @@ import structlog
 from perdure.daemon.clock import MICROSECONDS, iso
 from perdure.daemon.endings import Ending
 from perdure.daemon.gate import files_changed_since
-from perdure.daemon.recovery import go_on_from
+from perdure.daemon.resumption import chain, goes_on
 from perdure.daemon.session import Session
 from perdure.daemon.workspace import STOP_FILE
 from perdure.state import projections
@@ -87,9 +87,6 @@ class SlotRunner:
         tries = 1 + (0 if slot.dry_run else task.retries)
         for attempt in range(1, tries + 1):
             ending = await Session(self.runtime, task, slot, last_try=attempt == tries).run()
-            if ending.status == "interrupted":
-                row = projections.session(self.runtime.ledger.reader, ending.session)
-                await self.runtime.ledger.write(*(go_on_from(self.runtime, row) if row else ()))
             if ending.status != "failed":
                 break
             if attempt < tries:
@@ -115,7 +112,7 @@ class SlotRunner:
         if paused is not None:
             return "skipped", paused
         if slot.kind == "resume":
-            return None
+            return self._settled_already(slot)
         waiting = [row for row in projections.escalations(reader, open_only=True, task=task.name) if row.parks]
         if waiting and task.while_parked == "hold":
             return "held", f"waits for the answer to {waiting[0].escalation}"
@@ -127,6 +124,14 @@ class SlotRunner:
             if not files_changed_since(self.runtime.config.workspace, task.only_if.files_changed, since):
                 return "skipped", f"only_if: no file of {task.only_if.files_changed} changed since {iso(since)}"
         return None
+
+    def _settled_already(self, slot: SlotRow) -> tuple[SlotOutcome, str] | None:
+        """An answer that the session of another slot has acted on, for work that goes on elsewhere or is finished."""
+        reader = self.runtime.ledger.reader
+        question = projections.escalation(reader, slot.cause) if slot.cause is not None else None
+        if question is None or question.state == "approved" or goes_on(reader, chain(reader, slot.resumes), slot.slot):
+            return None
+        return "coalesced", f"{question.escalation} is {question.state}, and no session waits for it any more"
 
     def _over_budget(self) -> str | None:
         budgets, now = self.runtime.config.budgets, self.runtime.now()

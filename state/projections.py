@@ -46,6 +46,7 @@ from perdure.state.sessions import (
     session,
     sessions,
     spend,
+    successors,
     waiting_sessions,
 )
 from perdure.state.slots import (
@@ -65,7 +66,8 @@ __all__ = [
     "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
     "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
     "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot",
-    "slots", "spend", "success_rate", "task_first_loaded", "tasks", "tool_calls", "unknown_actions", "waiting_sessions",
+    "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls", "unknown_actions",
+    "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {

@@ -96,13 +96,26 @@ def spend(reader: LedgerReader, since: int, task: str | None = None, session: st
 
 
 def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
-    """The sessions that ended parked on this question: the one that asked, and those that joined it, in order."""
+    """The parked sessions that the answer to this question lets go on, in order: of those that asked it, joined it or made
+    the attempt that it is about, and of those that went on from them, the ones that nothing has taken up again yet."""
     sql = (
-        "SELECT DISTINCT s.session FROM actions a JOIN sessions s ON s.session = a.session"
-        " WHERE a.escalation = ? AND a.task = (SELECT task FROM escalations WHERE escalation = ?) AND s.status = 'parked'"
+        "WITH RECURSIVE line(session) AS ("
+        "SELECT session FROM actions WHERE escalation = ?1"
+        " UNION SELECT attempt_session FROM actions WHERE escalation = ?1 AND attempt_session IS NOT NULL"
+        " UNION SELECT n.session FROM line JOIN sessions n ON n.resumes = line.session)"
+        " SELECT s.session FROM line JOIN sessions s ON s.session = line.session WHERE s.status = 'parked'"
+        " AND s.task = (SELECT task FROM escalations WHERE escalation = ?1)"
+        " AND NOT EXISTS (SELECT 1 FROM sessions n WHERE n.resumes = s.session)"
+        " AND NOT EXISTS (SELECT 1 FROM slots WHERE outcome IS NULL AND resumes = s.session)"
         " ORDER BY s.seq_opened"
     )
-    return [row[0] for row in reader.rows(sql, escalation, escalation)]
+    return [row[0] for row in reader.rows(sql, escalation)]
+
+
+def successors(reader: LedgerReader, session: str) -> list[SessionRow]:
+    """The sessions that went on from this one, in order: more than one where a try failed, or only an answer was acted on."""
+    sql = "SELECT * FROM sessions WHERE resumes = ? ORDER BY seq_opened"
+    return [SessionRow(*row) for row in reader.rows(sql, session)]
 
 
 def calls_since(reader: LedgerReader, since: int) -> list[CallRow]:

@@ -86,6 +86,15 @@ class Stage:
         assert len(endings) == 1, endings
         return endings[0]
 
+    async def run_until_parked(self, runtime: Runtime, task: str) -> Ending:
+        """One session of `task`, now, and nothing that follows from it."""
+        slot = operations.ask_for_session(runtime.ledger, runtime.now(), 0, task=task)
+        row = projections.slot(runtime.ledger.reader, slot)
+        assert row is not None
+        ending = await SlotRunner(runtime, stop=_unexpected).run_slot(row)
+        assert ending is not None
+        return ending
+
     async def run_open_slots(self, runtime: Runtime) -> list[Ending]:
         """Run every open slot to its end."""
         runner = SlotRunner(runtime, stop=_unexpected)
