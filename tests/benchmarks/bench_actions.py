@@ -160,21 +160,24 @@ class Workplace:
         self.clock.behind = 0
 
 
-async def alternate(floor: Floor, work: Workplace, seconds: float) -> tuple[float, float]:
-    """(median µs of the floor, of a whole action)."""
+async def alternate(floor: Floor, work: Workplace, seconds: float) -> tuple[float, float, float]:
+    """(median µs of the floor, of a whole action, µs of processor time of a whole action)."""
     bare: list[float] = []
     whole: list[float] = []
+    busy: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for _ in range(ROUND):
             started = time.perf_counter()
             floor.action()
             bare.append((time.perf_counter() - started) * 1e6)
+        worked = time.process_time()
         for _ in range(ROUND):
             started = time.perf_counter()
             await work.action()
             whole.append((time.perf_counter() - started) * 1e6)
-    return statistics.median(bare), statistics.median(whole)
+        busy.append((time.process_time() - worked) / ROUND * 1e6)
+    return statistics.median(bare), statistics.median(whole), statistics.median(busy)
 
 
 async def company(work: Workplace, sessions: int, actions: int) -> tuple[float, float]:
@@ -236,7 +239,7 @@ async def measure(directory: Path, options: argparse.Namespace) -> None:
                 work.grow(size)
                 if options.profile:
                     await profile(work)
-                bare, whole = await alternate(floor, work, options.seconds)
+                bare, whole, busy = await alternate(floor, work, options.seconds)
                 tell(
                     options,
                     size,
@@ -245,6 +248,7 @@ async def measure(directory: Path, options: argparse.Namespace) -> None:
                     floor_us=bare,
                     ratio=whole / bare,
                     per_second=1e6 / whole,
+                    processor_us=busy,
                 )
                 alone, _ = await company(work, 1, 200)
                 together, commits = await company(work, SESSIONS, 20)

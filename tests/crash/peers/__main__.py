@@ -37,7 +37,8 @@ MEANING = """
 crashed      scenarios in which the process really died of the kill (the others are not counted)
 lost         a step whose result had been handed on to the next was not on record as done after the crash
 repeated     an effect of class probeable or once happened twice, and nobody was told
-unrecorded   an effect had happened of which nothing on disk said that it had begun
+unrecorded   an effect had happened of which nothing on disk said that it had begun (LangGraph's checkpoint names the next node,
+             the same whether it has begun or not)
 asked        the outcome is unknown, the step stands still, and a person is asked or finds it in the list for that
 recovered    went on by itself to the end, with nothing lost, repeated or unrecorded
 begun anew   there was nothing to resume: started from the beginning, as a person or a timer would
@@ -74,7 +75,7 @@ class Bench:
         self.keep = keep
         python = sys.executable if system == "perdure" else str(PEERS)
         environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ},
             "LD_PRELOAD": str(library),
             "DBOS__CLOUD": "false",
             "LANGCHAIN_TRACING_V2": "false",
