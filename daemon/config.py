@@ -14,6 +14,7 @@ from jsonschema.exceptions import SchemaError
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from perdure.daemon.mcp.settings import McpServer, check_server_name
+from perdure.daemon.proofs import PostconditionEntry, postcondition_texts
 from perdure.daemon.quantities import Duration, Size
 from perdure.daemon.setting_types import CredentialName, VariableName, WorkspacePath, ZoneName, machine_zone
 from perdure.daemon.toml_positions import Place, positions
@@ -91,7 +92,9 @@ class OperatorTool(Strict):
 
     `args` maps each argument to its JSON Schema (one with a `default` is optional); `${args.NAME}` in `command` and
     `probe.command` is replaced by its value. With `stdin = "args"` the program reads all arguments as one JSON object.
-    `result = "json"` parses what it prints. `credentials` maps a secret's name to the variable that the program sees it in.
+    `result = "json"` parses what it prints. Each condition of `verify` is looked at after a call that says it succeeded, with
+    `${args.NAME}` and `${result}`; `verifier` is how often that look is right. `credentials` maps a secret's name to the
+    variable that the program sees it in.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -111,6 +114,8 @@ class OperatorTool(Strict):
     trusted: bool = False
     output_bytes_max: Size | None = None
     memory_bytes_max: Size | None = None
+    verify: tuple[PostconditionEntry, ...] = ()
+    verifier: Annotated[float, Field(gt=0.5, lt=1)] | None = None
 
     @field_validator("args")
     @classmethod
@@ -131,7 +136,10 @@ class OperatorTool(Strict):
         if self.effect != "probeable" and self.probe is not None:
             raise ValueError(f'`effect = "probeable"`, because there is a probe (found "{self.effect}")')
         commands = (*self.command, *(self.probe.command if self.probe else ()))
-        used = {name for part in commands for name in _ARGUMENT_USED.findall(part)}
+        texts = [text for entry in self.verify for text in postcondition_texts(entry.postcondition())]
+        if any(entry.keep is not None or entry.unchanged is not None for entry in self.verify):
+            raise ValueError("`keep` and `unchanged` only under a task's `postconditions`")
+        used = {name for part in (*commands, *texts) for name in _ARGUMENT_USED.findall(part)}
         for name in sorted((used | set(self.paths)) - set(self.args)):
             raise ValueError(f"the argument `{name}` under `args`, because the command or `paths` uses it")
         return self

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from pydantic import Field, JsonValue, PlainValidator, WithJsonSchema, field_validator, model_validator
 
+from perdure.daemon.proofs import PostconditionEntry
 from perdure.daemon.quantities import Duration, duration_seconds, duration_text
 from perdure.daemon.schedule import Cron, Watch
 from perdure.daemon.setting_types import ZoneName
@@ -123,97 +121,6 @@ class Bounds(Strict):
         return self
 
 
-# -- postconditions: texts may hold `${…}`; the daemon evaluates them when the planner has finished ----------------------
-
-
-class FileExists(Strict):
-    """A file is there and is not empty."""
-
-    kind: ClassVar[str] = "file_exists"
-    path: str
-
-
-class FileContains(Strict):
-    """A file holds a text."""
-
-    kind: ClassVar[str] = "file_contains"
-    path: str
-    text: Annotated[str, Field(min_length=1)]
-
-
-class JsonSchema(Strict):
-    """A file is JSON that a schema (2020-12) accepts."""
-
-    kind: ClassVar[str] = "json_schema"
-    path: str
-    json_schema: Annotated[dict[str, JsonValue], Field(alias="schema")]
-
-    @field_validator("json_schema")
-    @classmethod
-    def _is_schema(cls, schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        try:
-            Draft202012Validator.check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"a JSON Schema: {error.message}") from None
-        return schema
-
-
-class CommandSucceeds(Strict):
-    """A program (argument list, no shell) exits 0."""
-
-    kind: ClassVar[str] = "command_succeeds"
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class HttpAnswers(Strict):
-    """A GET of `url` answers with `status` and, if given, with `contains` in its body."""
-
-    kind: ClassVar[str] = "http"
-    url: Annotated[str, Field(pattern=r"^https?://")]
-    status: Annotated[int, Field(ge=100, le=599)] = 200
-    contains: str | None = None
-
-
-class Unchanged(Strict):
-    """A file is, byte for byte, what it was when the session was opened."""
-
-    kind: ClassVar[str] = "unchanged"
-    path: str
-
-
-Postcondition: TypeAlias = FileExists | FileContains | JsonSchema | CommandSucceeds | HttpAnswers | Unchanged
-
-
-class PostconditionEntry(Strict):
-    """One entry under `postconditions:`, which has exactly one key."""
-
-    file_exists: str | None = None
-    file_contains: FileContains | None = None
-    json_schema: JsonSchema | None = None
-    command_succeeds: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    http: HttpAnswers | None = None
-    unchanged: str | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> PostconditionEntry:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)}")
-        return self
-
-    def postcondition(self) -> Postcondition:
-        """The one that is given."""
-        if self.file_exists is not None:
-            return FileExists(path=self.file_exists)
-        if self.unchanged is not None:
-            return Unchanged(path=self.unchanged)
-        if self.command_succeeds is not None:
-            return CommandSucceeds(command=self.command_succeeds)
-        found = self.file_contains or self.json_schema or self.http
-        assert found is not None
-        return found
-
-
 class FrontMatter(Strict):
     """The head of a task file."""
 
@@ -267,22 +174,3 @@ class Playbook(Strict):
     """The first block of a playbook's body."""
 
     steps: Annotated[tuple[StepEntry, ...], Field(min_length=1, max_length=200)]
-
-
-def texts(value: object) -> list[str]:
-    """All texts in a postcondition's values, where `${…}` may stand."""
-    match value:
-        case str():
-            return [value]
-        case Mapping():
-            return [text for each in value.values() for text in texts(each)]
-        case list() | tuple():
-            return [text for each in value for text in texts(each)]
-        case _:
-            return []
-
-
-def postcondition_texts(condition: Postcondition) -> list[str]:
-    """The texts of a postcondition in which expressions count: not those of a JSON Schema."""
-    fields: dict[str, Any] = condition.model_dump(exclude={"json_schema"})
-    return texts(fields)

@@ -16,6 +16,7 @@ from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.secrets import redactor
+from perdure.daemon.standing import Standing
 from perdure.daemon.tasks import Task
 from perdure.daemon.tools.registry import build_tools
 from perdure.daemon.workspace import LoadedWorkspace
@@ -90,6 +91,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             caps=workspace_caps(config, ledger, owned.clock),
             calibration=learned.calibration,
             circuits=learned.circuits,
+            standing=standing_proofs(loaded, ledger),
             drifts=learned.drifts,
             policies=loaded.policies,
             tasks=loaded.tasks,
@@ -120,6 +122,15 @@ def _alarm_from_any_thread(ledger: Ledger) -> Callable[[str, str], None]:
             loop.call_soon_threadsafe(record, code, words)
 
     return alarm
+
+
+def standing_proofs(loaded: LoadedWorkspace, ledger: Ledger) -> Standing:
+    """What earlier sessions proved and later ones look at again; the ledger is read only where a task keeps something."""
+    standing = Standing()
+    if any(condition.keep is not None for task in loaded.tasks.values() for condition in task.postconditions):
+        standing.feed(ledger.reader.events(types=("postcondition.checked",)))
+    ledger.subscribe(standing.feed)
+    return standing
 
 
 def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:

@@ -1,32 +1,23 @@
-"""What must be true at the end of a session, checked by the daemon itself and never by the planner's word."""
+"""What must be true at the end of a session, and what was proven by earlier ones, checked by the daemon itself."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
-from perdure.daemon.front_matter import (
-    CommandSucceeds,
-    FileContains,
-    FileExists,
-    HttpAnswers,
-    JsonSchema,
-    Postcondition,
-    Unchanged,
-)
-from perdure.daemon.planners import expressions
-from perdure.daemon.planners.expressions import ExpressionFault, Missing
+from perdure.daemon.checks import Checks, Failed, Found
 from perdure.daemon.planners.moves import Proposal, Taken
-from perdure.daemon.steps import Parked, Rejected
-from perdure.daemon.tools.model import ToolRefused
-from perdure.daemon.tools.roots import Roots, declared_roots
+from perdure.daemon.proofs import Postcondition, Provable, Unchanged
+from perdure.daemon.resumption import recorded_proposal
+from perdure.daemon.standing import Proof, keep_copy, last_touch
+from perdure.daemon.steps import Parked, Rejected, memory_scope
+from perdure.daemon.tools.model import Call, ToolRefused
+from perdure.state import projections
+from perdure.state.canonical import canonical, digest
 from perdure.state.events import JSON, Draft, PostconditionChecked
 
 if TYPE_CHECKING:
@@ -34,7 +25,10 @@ if TYPE_CHECKING:
     from perdure.daemon.steps import Steps
     from perdure.daemon.tasks import Task
 
-FILE_BYTES_MAX = 50_000_000
+PROBE_SECONDS = 60.0
+DAY_US = 86_400_000_000
+CHECKING_TOOLS = frozenset({"run_command", "http_request"})
+_SHAPES: dict[str, Any] = {shape.kind: shape for shape in Provable.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,145 +41,192 @@ class Check:
     detail: str
 
 
-class Failed(Exception):
-    """The condition does not hold, and why."""
-
-
 class Postconditions:
     """The postconditions of one session of `task`; made when the session opens, so that `unchanged` knows from what."""
 
     def __init__(self, runtime: Runtime, task: Task, session: str, slot: Mapping[str, str]) -> None:
-        self._runtime = runtime
-        self._task = task
-        self._session = session
+        self._runtime, self._task, self._session = runtime, task, session
         self._variables: dict[str, JSON] = {f"slot.{name}": value for name, value in slot.items()}
-        self._roots = declared_roots(runtime.config)
+        looking = self._checks(None)
         self._before = {
-            index: self._digest(condition.path)
-            for index, condition in enumerate(task.postconditions)
+            condition.path: looking.digest(condition.path)
+            for condition in task.postconditions
             if isinstance(condition, Unchanged)
         }
 
     async def check(self, steps: Steps) -> list[Check]:
-        """Check all and record each. Programs and requests run as actions of the session, under the policies."""
-        checks = [
-            await self._checked(index, condition, steps) for index, condition in enumerate(self._task.postconditions)
-        ]
-        drafts: list[Draft] = [
-            PostconditionChecked(
-                session=self._session,
-                task=self._task.name,
-                index=check.index,
-                kind=check.kind,
-                passed=check.passed,
-                payload={"condition": _words(self._task.postconditions[check.index]), "detail": check.detail},
-            )
-            for check in checks
-        ]
+        """Check all and record each; then look again at what earlier sessions proved. Programs and requests run as actions
+        of the session, under the policies."""
+        checks: list[Check] = []
+        drafts: list[Draft] = []
+        done: list[str] = []
+        for index, condition in enumerate(self._task.postconditions):
+            looking = self._checks(steps, key=f"postcondition {index + 1}")
+            found = await looking.look(condition)
+            checks.append(Check(index=index, kind=condition.kind, passed=found.passed, detail=found.detail))
+            draft, name = self._draft(index, condition, found, looking)
+            drafts.append(draft)
+            done.append(name)
         await self._runtime.ledger.write(*drafts)
+        await self._look_again(steps, done)
         return checks
 
-    async def _checked(self, index: int, condition: Postcondition, steps: Steps) -> Check:
-        try:
-            detail = await self._hold(index, condition, steps)
-            return Check(index=index, kind=condition.kind, passed=True, detail=detail)
-        except (Failed, ToolRefused, ExpressionFault, OSError, ValueError) as error:
-            return Check(index=index, kind=condition.kind, passed=False, detail=str(error))
+    def _checks(self, steps: Steps | None, key: str = "postcondition") -> Checks:
+        async def act(tool: str, args: dict[str, JSON]) -> Taken:
+            if steps is None:
+                raise Failed("nothing can be run here")
+            return await carry_out_check(steps, tool, args, key)
 
-    async def _hold(self, index: int, condition: Postcondition, steps: Steps) -> str:
-        match condition:
-            case FileExists():
-                size = self._path(condition.path).stat().st_size
-                if size == 0:
-                    raise Failed(f"{condition.path} is empty")
-                return f"{self._text(condition.path)} has {size} bytes"
-            case FileContains():
-                wanted = self._text(condition.text)
-                if wanted not in self._content(condition.path).decode(errors="replace"):
-                    raise Failed(f"{self._text(condition.path)} does not contain {wanted!r}")
-                return f"{self._text(condition.path)} contains {wanted!r}"
-            case JsonSchema():
-                error = next(
-                    Draft202012Validator(condition.json_schema).iter_errors(json.loads(self._content(condition.path))),
-                    None,
-                )
-                if error is not None:
-                    raise Failed(f"{self._text(condition.path)}: {error.message} at {error.json_path}")
-                return f"{self._text(condition.path)} fits the schema"
-            case Unchanged():
-                if self._digest(condition.path) != self._before[index]:
-                    raise Failed(f"{self._text(condition.path)} is not what it was when the session opened")
-                return f"{self._text(condition.path)} is what it was"
-            case CommandSucceeds():
-                words: list[JSON] = [self._text(word) for word in condition.command]
-                taken = await self._act(index, "run_command", {"command": words}, steps)
-                if taken.status != "succeeded":
-                    raise Failed(taken.error or taken.reason)
-                return "exit status 0"
-            case HttpAnswers():
-                taken = await self._act(
-                    index, "http_request", {"method": "GET", "url": self._text(condition.url)}, steps
-                )
-                return _answer(taken, condition)
+        async def there(tool: str) -> list[str]:
+            return await effects_gone(self._runtime, self._task, self._session, tool)
 
-    async def _act(self, index: int, tool: str, args: dict[str, JSON], steps: Steps) -> Taken:
-        proposal = Proposal(
-            tool=tool,
-            args=args,
-            provenance={name: ["config"] for name in args},
-            confidence=1.0,
-            key=f"postcondition {index + 1}",
-            on_escalate="continue",
+        before = getattr(self, "_before", {})
+        return Checks(config=self._runtime.config, variables=self._variables, act=act, there=there, before=before)
+
+    def _draft(self, index: int, condition: Postcondition, found: Found, looking: Checks) -> tuple[Draft, str]:
+        words: JSON = {condition.kind: condition.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        payload: dict[str, JSON] = {"condition": words, "detail": found.detail}
+        name, keep_until = "", None
+        if condition.keep is not None and found.passed:
+            fields = condition.model_dump(
+                mode="json", by_alias=True, exclude={"keep", "json_schema"}, exclude_none=True
+            )
+            resolved: dict[str, JSON] = looking.filled(fields)
+            if condition.kind == "json_schema":
+                resolved["schema"] = condition.model_dump(mode="json", by_alias=True)["schema"]
+            payload["resolved"] = resolved
+            name = digest({condition.kind: resolved})
+            keep_until = self._runtime.now() + int(condition.keep * 1_000_000)
+            self._keep(found, looking)
+        draft = PostconditionChecked(
+            session=self._session,
+            task=self._task.name,
+            index=index,
+            kind=condition.kind,
+            passed=found.passed,
+            condition=name or None,
+            keep_until=keep_until,
+            path=found.path if keep_until else None,
+            digest=found.digest if keep_until else None,
+            payload=payload,
+        )
+        return draft, name
+
+    def _keep(self, found: Found, looking: Checks) -> None:
+        if found.path is not None and found.digest is not None:
+            content = looking.content(Path(found.path))
+            keep_copy(self._runtime.config.state_dir, content, found.digest, self._runtime.standing.digests())
+
+    # -- what earlier sessions proved ---------------------------------------------------------------------------------
+
+    async def _look_again(self, steps: Steps, done: Sequence[str]) -> None:
+        now = self._runtime.now()
+        for proof in self._runtime.standing.due(self._task.name, now, done):
+            payload = self._runtime.ledger.reader.payload(proof.latest)
+            resolved = payload.get("resolved") if isinstance(payload, dict) else None
+            if not isinstance(payload, dict) or not isinstance(resolved, dict):
+                continue  # erased: nobody knows any more what was proven
+            condition: Postcondition = TypeAdapter(_SHAPES[proof.kind]).validate_json(canonical(_literal(resolved)))
+            found = await self._checks(steps, key=f"standing {proof.seq}").look(condition)
+            broken, same = self._verdict(proof, found)
+            if broken is None and same and now - self._last_seen(proof) < DAY_US:
+                continue  # as it was, and said so not long ago
+            checked = PostconditionChecked(
+                session=self._session,
+                task=self._task.name,
+                index=proof.index,
+                kind=proof.kind,
+                passed=broken is None,
+                condition=proof.condition,
+                keep_until=proof.keep_until if broken is None else None,
+                path=found.path or proof.path,
+                digest=found.digest if broken is None else proof.digest,
+                standing=proof.seq,
+                payload={"condition": payload["condition"], "resolved": resolved, "detail": broken or found.detail},
+            )
+            if broken is None:
+                await self._runtime.ledger.write(checked)
+                continue
+            text = f"{self._task.name}: what event {proof.seq} proved no longer holds: {broken}"
+            await self._runtime.alarm("standing-broken", text, about=proof.path or self._task.name, drafts=(checked,))
+
+    def _last_seen(self, proof: Proof) -> int:
+        event = self._runtime.ledger.reader.event(proof.latest)
+        return event.at if event is not None else 0
+
+    def _verdict(self, proof: Proof, found: Found) -> tuple[str | None, bool]:
+        """Why the proof is broken, in words with how to restore what was proven (None: it is not), and whether everything is
+        as it was."""
+        same = proof.digest is None or proof.digest == found.digest
+        if found.passed and same:
+            return None, True
+        touch = last_touch(self._runtime.ledger.reader, proof.path, proof.latest) if proof.path is not None else None
+        if found.passed and touch is not None and touch.task == proof.task:
+            return None, False  # its own task wrote a newer version, and the condition holds for that too
+        what = found.detail if not found.passed else f"{proof.path} has changed since it was proven"
+        if touch is not None:
+            how = f"changed by {touch.tool} of task {touch.task}: perdure undo {touch.action} brings the old state back"
+            return f"{what}; {how}", False
+        if proof.digest is None:
+            return what, False
+        kept = self._runtime.config.state_dir / "kept" / proof.digest
+        rest = f"; the proven version is kept: cp {kept} {proof.path}" if kept.exists() else ""
+        return f"{what}; no action of Perdure's did that{rest}", False
+
+
+async def carry_out_check(steps: Steps, tool: str, args: dict[str, JSON], key: str) -> Taken:
+    """Run a check's program or request as an action of the session. Raises Failed where the policies do not let it run on
+    its own."""
+    proposal = Proposal(
+        tool=tool,
+        args=args,
+        provenance={name: ["config"] for name in args},
+        confidence=1.0,
+        key=key,
+        on_escalate="continue",
+    )
+    try:
+        taken = await steps.take(0, proposal)
+    except (Rejected, Parked) as error:
+        raise Failed(str(error)) from error
+    if taken.status is None:
+        raise Failed(f"the policies do not let the check run on its own ({taken.decision}: {taken.reason})")
+    return taken
+
+
+async def effects_gone(runtime: Runtime, task: Task, session: str, name: str) -> list[str]:
+    """In words, each successful action of the tool in this session whose effect its probe does not find."""
+    gone: list[str] = []
+    tool = runtime.tools.get(name)
+    rows = [row for row in projections.actions(runtime.ledger.reader, session=session) if row.tool == name]
+    for row in (row for row in rows if row.status == "succeeded"):
+        call = Call(
+            action=row.action,
+            session=session,
+            attempt=row.attempt,
+            seconds_max=PROBE_SECONDS,
+            scope=memory_scope(task),
         )
         try:
-            taken = await steps.take(0, proposal)
-        except (Rejected, Parked) as error:
-            raise Failed(str(error)) from error
-        if taken.status is None:
-            raise Failed(f"the policies do not let the check run on its own ({taken.decision}: {taken.reason})")
-        return taken
-
-    def _text(self, text: str) -> str:
-        value = expressions.filled(text, self._variables)
-        if isinstance(value, Missing):
-            raise Failed(f"{text} has no value")
-        return str(value)
-
-    def _path(self, text: str) -> Path:
-        roots: Roots = self._roots
-        path = roots.resolve(self._text(text), "read")
-        if not path.is_file():
-            raise Failed(f"there is no file {self._text(text)}")
-        return path
-
-    def _content(self, text: str) -> bytes:
-        descriptor = self._roots.open_file(self._path(text))
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(FILE_BYTES_MAX + 1)
-        if len(content) > FILE_BYTES_MAX:
-            raise Failed(f"{self._text(text)} is larger than {FILE_BYTES_MAX} bytes")
-        return content
-
-    def _digest(self, text: str) -> str:
-        try:
-            return hashlib.sha256(self._content(text)).hexdigest()
-        except (Failed, ToolRefused, OSError) as error:
-            return str(error)
+            prepared = tool.prepare(recorded_proposal(runtime.ledger.reader, row).args) if tool is not None else None
+            there = await tool.probe(prepared, call) if tool is not None and prepared is not None else None
+        except ToolRefused:
+            there = None
+        if there is not True:
+            said = "is not there" if there is False else "cannot be asked for"
+            gone.append(f"the effect of {name} ({row.action}, step {row.step}) {said}")
+    return gone
 
 
-def _answer(taken: Taken, condition: HttpAnswers) -> str:
-    value = taken.result if isinstance(taken.result, dict) else {}
-    status, body = value.get("status"), str(value.get("body", ""))
-    if status != condition.status:
-        raise Failed(taken.error or f"{condition.url} answered {status}, expected {condition.status}")
-    if condition.contains is not None and condition.contains not in body:
-        raise Failed(f"the body of {condition.url} does not contain {condition.contains!r}")
-    return f"answered {status}"
-
-
-def _words(condition: Postcondition) -> JSON:
-    fields: dict[str, JSON] = condition.model_dump(mode="json", by_alias=True)
-    return {condition.kind: fields}
+def _literal(value: JSON) -> JSON:
+    """Texts as they are: what was filled in once is not filled in again."""
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    if isinstance(value, dict):
+        return {key: each if key == "schema" else _literal(each) for key, each in value.items()}
+    return value
 
 
 def failures(checks: Sequence[Check]) -> str:

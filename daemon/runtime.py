@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perdure.daemon.notifications import Notifier
     from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.planners.moves import Planner
+    from perdure.daemon.standing import Standing
     from perdure.daemon.tasks import Task
     from perdure.daemon.tools.model import Tool
     from perdure.memory import Memory
@@ -41,6 +42,7 @@ class Runtime:
     caps: Caps
     calibration: Calibration
     circuits: Circuits
+    standing: Standing
     policies: PolicySet
     tasks: Mapping[str, Task]
     servers: Servers

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from perdure.daemon.appraisal import Appraisal
     from perdure.daemon.confidence import Assessment
     from perdure.daemon.planners.voting import Ballot
+    from perdure.daemon.proofs import PostconditionEntry
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.tasks import Task
     from perdure.policies.model import Decision, Obligations
@@ -327,6 +328,10 @@ class Steps:
                 self.appraisal.certainty.verified(action, passed=passed, reliability=reliability)
 
 
+        operated = self.runtime.config.tools.get(prepared.spec.name)
+        if operated is not None and operated.verify:
+            reliability = operated.verifier or reliability
+            looked += await self._looked(operated.verify, prepared, value)
 def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]]:
     """The source of every argument: a default that the tool filled in is the configuration's, and what nobody vouched for
     is the planner's own."""
@@ -339,6 +344,27 @@ def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]
 def memory_scope(task: Task) -> str:
     """Whose memory the task reads and writes: its own, or that of the whole workspace."""
     return "workspace" if task.memory == "workspace" else task.name
+
+
+    async def _looked(
+        self, entries: Sequence[PostconditionEntry], prepared: Prepared, value: JSON
+    ) -> list[tuple[str, bool]]:
+        """Look at what `verify` of the operator's tool asks for; programs and requests are actions of their own."""
+        from perdure.daemon.checks import Checks
+        from perdure.daemon.postconditions import CHECKING_TOOLS, carry_out_check, effects_gone
+
+        checking = replace(self, offered=CHECKING_TOOLS, appraisal=None)
+
+        async def act(tool: str, args: dict[str, JSON]) -> Taken:
+            return await carry_out_check(checking, tool, args, f"verify {prepared.spec.name}")
+
+        async def there(tool: str) -> list[str]:
+            return await effects_gone(self.runtime, self.task, self.session, tool)
+
+        variables: dict[str, JSON] = {"args": dict(prepared.args), "result": value}
+        checks = Checks(config=self.runtime.config, variables=variables, act=act, there=there)
+        conditions = [entry.postcondition() for entry in entries]
+        return [(condition.kind, (await checks.look(condition)).passed) for condition in conditions]
 
 
 def _taken(

@@ -18,13 +18,12 @@ from perdure.daemon.front_matter import (
     IfMissed,
     OnlyIf,
     Playbook,
-    Postcondition,
     ScheduleEntry,
     StepEntry,
-    postcondition_texts,
 )
 from perdure.daemon.planners import expressions
 from perdure.daemon.planners.expressions import ExpressionFault
+from perdure.daemon.proofs import Postcondition, postcondition_texts
 from perdure.daemon.schedule import SECOND, Cron, Every, Schedule, Watch
 from perdure.daemon.validation import Path as KeyPath
 from perdure.daemon.validation import Source, nearest, validate

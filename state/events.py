@@ -473,6 +473,7 @@ class PostconditionChecked(Draft):
     standing: int | None = None
 
 
+    condition: str | None = None
 # -- people -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.daemon.config import BUILT_IN_TOOLS
-from perdure.daemon.front_matter import CommandSucceeds, FileContains, FileExists, HttpAnswers, JsonSchema, Unchanged
+from perdure.daemon.proofs import CommandSucceeds, FileContains, FileExists, HttpAnswers, JsonSchema, Unchanged
 from perdure.daemon.schedule import Cron, Every, Watch
 from perdure.daemon.tasks import Task, load_tasks, read_task
 from perdure.errors import Problem, Problems

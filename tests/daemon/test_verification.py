@@ -1,0 +1,226 @@
+"""Results are checked by something other than the planner's word, at once and weeks later."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from tests.daemon.stage import CONFIG, POLICY, Stage, events
+
+from perdure.daemon.workspace import load_workspace
+from perdure.errors import Problems
+from perdure.state import projections
+
+REPORT = "\n  - {do: write_file, args: {path: 'reports/${slot.date}.md', text: all well}}\n"
+DAY = 86_400
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path / "workspace")
+
+
+def report(stage: Stage, postcondition: str, *, steps: str = REPORT, tools: str = "write_file") -> None:
+    stage.playbook("report", steps, tools=tools, extra=f"postconditions:\n  - {postcondition}\n")
+
+
+def orders(stage: Stage, *totals: int) -> None:
+    with sqlite3.connect(stage.directory / "orders.db") as database:
+        database.execute("create table orders (total integer)")
+        database.executemany("insert into orders values (?)", [(total,) for total in totals])
+    database.close()
+
+
+SQL = "sql: {database: orders.db, query: 'select count(*) from orders where total < 0', returns: 0}"
+
+
+@pytest.mark.parametrize(("totals", "status"), [((5, 7), "succeeded"), ((5, -7), "failed")])
+async def test_a_database_is_asked(stage: Stage, totals: tuple[int, ...], status: str) -> None:
+    orders(stage, *totals)
+    report(stage, SQL)
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == status, ending.reason
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "delete from orders",
+        "attach database 'other.db' as other",
+        "insert into orders values (1)",
+        "pragma user_version = 7",
+        "select * from missing",
+        "select 1 from orders where total = 99",
+        "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n",
+    ],
+)
+async def test_a_database_cannot_be_changed_or_held_up_by_a_check(stage: Stage, query: str, monkeypatch) -> None:
+    from perdure.daemon import checks
+
+    monkeypatch.setattr(checks, "SQL_ROUNDS_MAX", 50)
+    orders(stage, 5)
+    before = (stage.directory / "orders.db").read_bytes()
+    report(stage, f'sql: {{database: orders.db, query: "{query}"}}')
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "failed"
+    assert (stage.directory / "orders.db").read_bytes() == before
+    assert not (stage.directory / "other.db").exists()
+
+
+CHECK = """
+from pathlib import Path
+
+def check(known):
+    text = Path(known["args"]["path"]).read_text()
+    return True if "well" in text else f"{text!r} sounds bad on {known['slot.kind']}"
+
+def writes(known):
+    Path("reports/forged.md").write_text("forged")
+
+def refuses(known):
+    return False
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "status", "says"),
+    [
+        ("check", "all well", "succeeded", "postconditions hold"),
+        ("check", "all bad", "failed", "'all bad' sounds bad on manual"),
+        ("writes", "all well", "failed", "PermissionError"),
+        ("refuses", "all well", "failed", "returned False"),
+        ("missing", "all well", "failed", "AttributeError"),
+    ],
+)
+async def test_the_operators_own_code_says_whether_it_holds_and_can_change_nothing(
+    stage: Stage, function: str, text: str, status: str, says: str
+) -> None:
+    stage.write("checks/report.py", CHECK)
+    python = f"{{file: checks/report.py, function: {function}, args: {{path: 'reports/${{slot.date}}.md'}}}}"
+    report(stage, f"python: {python}", steps=REPORT.replace("all well", text))
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == status, ending.reason
+        assert says in ending.reason
+    assert not (stage.directory / "reports/forged.md").exists()
+
+
+async def test_an_effect_that_is_gone_at_the_end_fails_the_session(stage: Stage) -> None:
+    steps = """
+  - {do: append_file, args: {path: reports/log.md, text: one}}
+  - {do: write_file, args: {path: reports/log.md, text: two}}
+"""
+    report(stage, "effects: [append_file]", steps=steps, tools="append_file, write_file")
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert "the effect of append_file" in ending.reason
+
+
+TOOLS = """
+[tools.make]
+command = ["/bin/sh", "-c", "echo made > out/$0", "${args.real}"]
+args = {real = {type = "string"}, said = {type = "string"}}
+write = ["out"]
+verify = [{file_exists = "out/${args.said}"}]
+verifier = 0.9
+"""
+
+
+@pytest.mark.parametrize(("said", "passed"), [("a", True), ("b", False)])
+async def test_a_call_of_a_tool_is_looked_at_as_its_configuration_says(stage: Stage, said: str, passed: bool) -> None:
+    (stage.directory / "out").mkdir()
+    stage.write("perdure.toml", CONFIG + TOOLS)
+    stage.write("policies/policy.yaml", POLICY + "  - {name: making, tools: [make], decide: auto}\n")
+    stage.playbook("report", f"\n  - {{do: make, args: {{real: a, said: {said}}}}}\n", tools="make")
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+        (verified,) = events(runtime, "action.verified")
+        assert verified.body["verifier"] == "file_exists"
+        assert (verified.body["passed"], verified.body["reliability"]) == (passed, 0.9)
+        (row,) = projections.actions(runtime.ledger.reader)
+        assert row.verified is passed
+
+
+@pytest.mark.parametrize(
+    "verify", ['{file_exists = "out/${args.other}"}', '{unchanged = "a"}', '{file_exists = "a", keep = "1d"}']
+)
+def test_a_verification_that_cannot_work_is_refused_at_load(stage: Stage, verify: str) -> None:
+    stage.write("perdure.toml", CONFIG + TOOLS.replace('{file_exists = "out/${args.said}"}', verify))
+    with pytest.raises(Problems):
+        load_workspace(stage.directory)
+
+
+# -- standing postconditions ------------------------------------------------------------------------------------------
+
+KEPT = "{file_contains: {path: 'reports/${slot.date}.md', text: well}, keep: 90d}"
+
+
+def broken(runtime) -> list[str]:
+    return [
+        runtime.ledger.reader.payload(event.seq)["text"]
+        for event in events(runtime, "alarm.raised")
+        if event.body["code"] == "standing-broken"
+    ]
+
+
+async def test_an_output_that_rots_weeks_later_is_found_and_named_and_its_proven_version_is_there(stage: Stage) -> None:
+    report(stage, KEPT)
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "succeeded"
+    (first,) = (stage.directory / "reports").iterdir()
+    stage.clock.forward(30 * DAY)
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "succeeded"
+        assert broken(runtime) == []
+    first.write_text("all is well, says who broke it")  # the condition still holds, but nobody of ours wrote that
+    stage.clock.forward(5 * DAY)
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "succeeded"  # today's report is proven all the same
+        (text,) = broken(runtime)
+        assert first.name in text
+        kept = Path(text.split("cp ")[1].split(" ")[0])
+        assert kept.read_text() == "all well"
+        stage.clock.forward(DAY)
+        await stage.run(runtime, "report")
+        assert len(broken(runtime)) == 1  # told once
+
+
+async def test_the_action_of_another_task_that_broke_it_is_named_with_the_way_back(stage: Stage) -> None:
+    report(stage, KEPT)
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+    (first,) = (stage.directory / "reports").iterdir()
+    stage.playbook(
+        "spoil", f"\n  - {{do: write_file, args: {{path: reports/{first.name}, text: gone}}}}\n", tools="write_file"
+    )
+    stage.clock.forward(3 * DAY)
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "spoil")
+        await stage.run(runtime, "report")
+        (text,) = broken(runtime)
+        spoiled = next(row for row in projections.actions(runtime.ledger.reader) if row.task == "spoil")
+        assert f"perdure undo {spoiled.action}" in text
+
+
+async def test_a_newer_version_by_the_same_task_is_no_alarm_and_what_is_past_its_time_is_left_alone(
+    stage: Stage,
+) -> None:
+    report(
+        stage,
+        "{file_contains: {path: reports/all.md, text: well}, keep: 10d}",
+        steps=REPORT.replace("${slot.date}", "all"),
+    )
+    async with stage.runtime() as runtime:
+        for _ in range(2):
+            assert (await stage.run(runtime, "report")).status == "succeeded"
+            stage.clock.forward(DAY)
+        assert broken(runtime) == []
+    (stage.directory / "reports/all.md").unlink()
+    report(stage, "{file_exists: 'reports/${slot.date}.md'}")
+    stage.clock.forward(20 * DAY)
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+        assert broken(runtime) == []
