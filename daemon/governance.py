@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.policies.commands import redirection_targets
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.model import Decision, Facts, Grant, Obligations, ProposedAction, RuleHit
 from perdure.state import projections
+from perdure.state.events import JSON
 
 if TYPE_CHECKING:
     from perdure.daemon.planners.moves import Proposal
@@ -32,6 +36,21 @@ class Certain:
     votes_ahead: int = 0
     session_confidence: float = 1.0
     unverified: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A decision, and the facts it was made on: recorded with it, so that edited policies can be asked again."""
+
+    decision: Decision
+    facts: Facts
+
+    def recorded_facts(self) -> dict[str, JSON]:
+        """The facts that are not at their defaults."""
+        return {name: value for name, value in asdict(self.facts).items() if value != _DEFAULTS.get(name)}
+
+
+_DEFAULTS = asdict(Facts(task="", planner=""))
 
 
 def oblige_finish(runtime: Runtime, task: Task, session: str, steps: int) -> Obligations:
@@ -58,7 +77,7 @@ def judge(
     *,
     steps: int,
     certain: Certain | None = None,
-) -> Decision:
+) -> Judgement:
     """The decision on `prepared` under the policies in force now."""
     action = as_policies_see(prepared, proposal)
     facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
@@ -81,8 +100,8 @@ def judge(
             name=f"a person refused this ({refusal.escalation})", file="ledger", line=refusal.seq, decide="deny"
         )
         reason = f"uid {refusal.uid} refused exactly this action; the refusal stands until {iso(refusal.expires)}"
-        return Decision(decision="deny", rules=(*decision.rules, hit), reason=reason, policies=decision.policies)
-    return decision
+        decision = Decision(decision="deny", rules=(*decision.rules, hit), reason=reason, policies=decision.policies)
+    return Judgement(decision=decision, facts=facts)
 
 
 def as_policies_see(prepared: Prepared, proposal: Proposal) -> ProposedAction:
@@ -98,7 +117,18 @@ def as_policies_see(prepared: Prepared, proposal: Proposal) -> ProposedAction:
         cwd=prepared.cwd,
         host=urlsplit(prepared.url).hostname if prepared.url else None,
         method=prepared.method,
+        targets=_redirection_targets(prepared),
     )
+
+
+def _redirection_targets(prepared: Prepared) -> dict[str, str] | None:
+    """Where a script's redirections really lead: the policies resolve no links themselves."""
+    if prepared.script is None or prepared.cwd is None:
+        return None
+    cwd = prepared.cwd
+    return {
+        written: os.path.realpath(Path(cwd) / written) for written in redirection_targets(prepared.script, prepared.cwd)
+    }
 
 
 def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confidence: float, steps: int) -> Facts:

@@ -84,7 +84,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             identifiers=owned.identifiers,
             ledger=ledger,
             memory=memory,
-            tools=build_tools(config, memory=memory, notifier=notifier, servers=servers),
+            tools=build_tools(config, memory=memory, notifier=notifier, servers=servers, ledger=ledger, now=owned.clock.now),
             notifier=notifier,
             plan=lambda task: build_planner(task, config, circuits=learned.circuits, factors=learned.factors),
             redact=redactor(config),

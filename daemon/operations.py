@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from perdure.daemon.clock import Identifiers
-from perdure.daemon.resumption import recorded_step
 from perdure.daemon.scheduler import free, opened
 from perdure.errors import PerdureError
 from perdure.state import projections
@@ -54,13 +53,12 @@ def answer(
         )
     ]
     slots = act_on(ledger, question, now, approved=said == "approve")
-    grant: str | None = None
-    if always and said == "approve":
-        grant = identifiers.new()
-        drafts.append(_grant(ledger, grant, question, uid, note))
+    given = _grants(ledger, identifiers, question, uid, note) if always and said == "approve" else []
+    drafts += given
     ledger.commit(*drafts, *slots)
     opened_slots: list[JSON] = [slot.slot for slot in slots if isinstance(slot, SlotOpened)]
-    return {"escalation": question.escalation, "answer": said, "slots": opened_slots, "grant": grant}
+    grants: list[JSON] = [draft.grant for draft in given]
+    return {"escalation": question.escalation, "answer": said, "slots": opened_slots, "grants": grants}
 
 
 def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
@@ -165,21 +163,25 @@ def _let_rest(action: ActionRow) -> ActionEnded:
     )
 
 
-def _grant(ledger: Ledger, grant: str, question: EscalationRow, uid: int, note: str) -> GrantGiven:
-    row = projections.action(ledger.reader, question.action)
-    rule = next(iter(_escalating_rules(ledger, question)), "nothing decides")
-    args: dict[str, Any] = dict(recorded_step(ledger.reader, row).proposal.args) if row is not None else {}
-    return GrantGiven(
-        grant=grant,
-        task=question.task,
-        tool=question.tool,
-        rule=rule,
-        uid=uid,
-        payload={"pattern": args, "note": note},
-    )
-
-
-def _escalating_rules(ledger: Ledger, question: EscalationRow) -> list[str]:
-    for event in ledger.reader.events(action=question.action, types=("action.decided",)):
-        return [str(hit["name"]) for hit in event.body["rules"] if hit["decide"] == "escalate"]
-    return []
+def _grants(ledger: Ledger, identifiers: Identifiers, question: EscalationRow, uid: int, note: str) -> list[GrantGiven]:
+    """One grant for each rule that made the action a question, for exactly these arguments."""
+    payload = ledger.reader.payload(question.seq)
+    asked = payload.get("question") if isinstance(payload, dict) else None
+    if not isinstance(asked, dict):
+        hint = "Approve it without --always, and write a rule instead"
+        raise PerdureError("grant", question.escalation, "the question's text was erased", hint)
+    answerable = asked.get("answerable")
+    if not isinstance(answerable, list) or not answerable:
+        cause = "it was asked because an obligation was not met, or its outcome is unknown: no rule could be answered for good"
+        raise PerdureError("grant", question.escalation, cause, "Approve it without --always")
+    return [
+        GrantGiven(
+            grant=identifiers.new(),
+            task=question.task,
+            tool=question.tool,
+            rule=str(rule),
+            uid=uid,
+            payload={"pattern": asked["args"], "note": note},
+        )
+        for rule in answerable
+    ]

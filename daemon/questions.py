@@ -39,6 +39,7 @@ def describe(
         "method": prepared.method,
         "effect": prepared.effect or prepared.spec.effect,
         "rules": [asdict(hit) for hit in decision.rules],
+        "answerable": list(decision.answerable),
         "reason": decision.reason,
         "says": proposal.says,
         "confidence": proposal.confidence,

@@ -92,7 +92,7 @@ class Session:
         self.waits_for: str | None = None
         self.rule: str | None = None  # what the slot says about how the session ended
         self.finish = Finish()
-        self.guard = LoopGuard()
+        self.guard = LoopGuard(planned=self.planner.name == "playbook")
 
     def _first_slot(self) -> SlotRow:
         """The slot that the work is for: a session that goes on writes today's report of the day that it began."""
@@ -252,7 +252,8 @@ class Session:
             taken = await self._settled(taken)
         self.rejected, self.rejections = None, 0
         self.taken.append(taken)
-        self.guard.saw(taken)
+        tool = self.runtime.tools.get(taken.proposal.tool)
+        self.guard.saw(taken, reads=tool is not None and tool.spec.effect == "read")
 
     async def _settle_earlier(self) -> None:
         """Settle what the session that this one goes on from left unknown."""
@@ -340,9 +341,10 @@ class Session:
             await self.runtime.alarm("approval-stale", reason, about=question.escalation)
             await self._take(proposal)
             return
-        decision = judge(self.runtime, self.task, self.id, prepared, proposal, steps=row.step)
+        judged = judge(self.runtime, self.task, self.id, prepared, proposal, steps=row.step)
+        decision = judged.decision
         if decision.decision == "deny":
-            await self.runtime.ledger.write(*self._flush(), self.steps.decided(row.action, decision))
+            await self.runtime.ledger.write(*self._flush(), self.steps.decided(row.action, judged))
             raise Ended("failed", f"approved, but the policies in force now deny it: {decision.reason}")
         self.budget.use_step()
         if accepted_doubts(reader, question.escalation):

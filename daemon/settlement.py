@@ -40,7 +40,7 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
             why = "a person approved one attempt, and that was it"
         elif steps is None:
             why = "the session it belonged to was not taken up again"
-        elif judge(runtime, task, steps.session, prepared, proposal, steps=row.step).decision == "deny":
+        elif judge(runtime, task, steps.session, prepared, proposal, steps=row.step).decision.decision == "deny":
             why = "the policies in force now deny running it again"
         else:
             attempt = row.attempt + 1

@@ -95,6 +95,8 @@ class SlotRunner:
 
     def _waits(self, slot: SlotRow) -> bool:
         """Whether the slot stays open for later: an answered question is not lost because everything is paused."""
+        if slot.kind == "follow-up" and slot.due > self.runtime.now():
+            return True
         return slot.kind in ("resume", "follow-up") and self._paused(slot.task) is not None
 
     def _paused(self, task: str) -> str | None:

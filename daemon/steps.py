@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS
-from perdure.daemon.governance import Certain, doubts, judge, oblige
+from perdure.daemon.governance import Certain, Judgement, as_policies_see, doubts, judge, oblige
 from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.daemon.questions import describe, tell
 from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolRefused
@@ -95,12 +95,14 @@ class Steps:
             if doubts(oblige(self.runtime, self.task, self.session, prepared, proposal, step), certain, prepared):
                 proposal = replace(proposal, on_escalate="park")  # a session that is too unsure goes on to nothing else
         action = self.runtime.identifiers.new()
-        decision = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step, certain=certain)
-        if self.asked_by is not None and decision.decision == "escalate":
-            decision = replace(decision, decision="auto", reason=f"asked for by uid {self.asked_by}")
+        judged = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step, certain=certain)
+        if self.asked_by is not None and judged.decision.decision == "escalate":
+            own = replace(judged.decision, decision="auto", reason=f"asked for by uid {self.asked_by}")
+            judged = replace(judged, decision=own)
+        decision = judged.decision
         proposed = self._proposed(action, step, prepared, proposal, assessment)
         held = (self.vote_held(step, vote, action),) if vote is not None else ()
-        record = (*before, proposed, *held, self.decided(action, decision))
+        record = (*before, proposed, *held, self.decided(action, judged))
         if decision.decision == "deny":
             await self.runtime.ledger.write(*record)
             return self._refused(step, proposal, action, decision.reason)
@@ -156,6 +158,15 @@ class Steps:
             "on_escalate": proposal.on_escalate,
             "on_error": proposal.on_error,
         }
+        seen = as_policies_see(prepared, proposal)
+        if seen.argv is not None or seen.host is not None:  # what edited policies would be asked again about
+            payload["seen"] = {
+                "argv": list(seen.argv) if seen.argv is not None else None,
+                "script": seen.script,
+                "host": seen.host,
+                "method": seen.method,
+                "targets": dict(seen.targets) if seen.targets is not None else None,
+            }
         if assessment is not None:
             payload["confidence"] = asdict(assessment)
         return ActionProposed(
@@ -174,8 +185,9 @@ class Steps:
             payload=payload,
         )
 
-    def decided(self, action: str, decision: Decision) -> ActionDecided:
-        """The record of what the policies said."""
+    def decided(self, action: str, judged: Judgement) -> ActionDecided:
+        """The record of what the policies said, and of the facts they said it on."""
+        decision = judged.decision
         return ActionDecided(
             action=action,
             session=self.session,
@@ -185,6 +197,8 @@ class Steps:
             reason=decision.reason,
             policies=decision.policies,
             grant=decision.grant,
+            shadow=decision.shadow,
+            facts=judged.recorded_facts(),
         )
 
     def intent(self, action: str, prepared: Prepared, *, attempt: int, approval: str | None = None) -> ActionIntended:
@@ -314,6 +328,10 @@ class Steps:
             passed = await tool.probe(prepared, call)
             if passed is not None:
                 looked.append(("probe", passed))
+        operated = self.runtime.config.tools.get(prepared.spec.name)
+        if operated is not None and operated.verify:
+            reliability = operated.verifier or reliability
+            looked += await self._looked(operated.verify, prepared, value)
         for verifier, passed in looked:
             verified = ActionVerified(
                 action=action,
@@ -326,24 +344,6 @@ class Steps:
             await self.runtime.ledger.write(verified)
             if self.appraisal is not None:
                 self.appraisal.certainty.verified(action, passed=passed, reliability=reliability)
-
-
-        operated = self.runtime.config.tools.get(prepared.spec.name)
-        if operated is not None and operated.verify:
-            reliability = operated.verifier or reliability
-            looked += await self._looked(operated.verify, prepared, value)
-def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]]:
-    """The source of every argument: a default that the tool filled in is the configuration's, and what nobody vouched for
-    is the planner's own."""
-    return {
-        name: proposal.provenance.get(name) or (("model",) if name in proposal.args else ("config",))
-        for name in prepared.args
-    }
-
-
-def memory_scope(task: Task) -> str:
-    """Whose memory the task reads and writes: its own, or that of the whole workspace."""
-    return "workspace" if task.memory == "workspace" else task.name
 
 
     async def _looked(
@@ -365,6 +365,20 @@ def memory_scope(task: Task) -> str:
         checks = Checks(config=self.runtime.config, variables=variables, act=act, there=there)
         conditions = [entry.postcondition() for entry in entries]
         return [(condition.kind, (await checks.look(condition)).passed) for condition in conditions]
+
+
+def _complete(proposal: Proposal, prepared: Prepared) -> dict[str, Sequence[str]]:
+    """The source of every argument: a default that the tool filled in is the configuration's, and what nobody vouched for
+    is the planner's own."""
+    return {
+        name: proposal.provenance.get(name) or (("model",) if name in proposal.args else ("config",))
+        for name in prepared.args
+    }
+
+
+def memory_scope(task: Task) -> str:
+    """Whose memory the task reads and writes: its own, or that of the whole workspace."""
+    return "workspace" if task.memory == "workspace" else task.name
 
 
 def _taken(

@@ -406,6 +406,8 @@ class ActionDecided(Draft):
     reason: str
     policies: str
     grant: str | None = None
+    shadow: Decided | None = None  # what it would be with the shadow rules in force, where that differs
+    facts: Mapping[str, JSON] | None = None  # those that conditions could see and that are not at their defaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,9 +473,9 @@ class PostconditionChecked(Draft):
     path: str | None = None
     digest: str | None = None
     standing: int | None = None
-
-
     condition: str | None = None
+
+
 # -- people -----------------------------------------------------------------------------------------------------------
 
 

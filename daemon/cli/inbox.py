@@ -255,8 +255,8 @@ def _answer(invocation: Invocation, question: str, answer: str, note: str, alway
         return
     style, word = ("good", "Approved") if answer == "approve" else ("bad", "Denied")
     invocation.say((word, style), " question ", (short(str(result["escalation"])), "id"), ".")
-    if result.get("grant"):
-        invocation.say("From now on the same is granted: ", (short(str(result["grant"])), "id"),
+    for grant in result.get("grants") or ():
+        invocation.say("From now on the same is granted: ", (short(str(grant)), "id"),
                        ("  (perdure grants revoke takes it back)", "faint"))  # fmt: skip
     slots = result.get("slots") or []
     for slot in slots:

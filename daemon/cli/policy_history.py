@@ -22,7 +22,8 @@ from perdure.daemon.cli.words import DAY, HOUR, SECOND, count, moment, short
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from perdure.policies.model import Facts, ProposedAction
+    from perdure.policies import model
+    from perdure.policies.model import ProposedAction
     from perdure.policies.replay import Recorded, Replayed
     from perdure.policies.suggestions import Answered
     from perdure.state.events import Event
@@ -97,6 +98,7 @@ def _print_replay(invocation: Invocation, outcome: Replayed) -> None:
 
 def recorded_decisions(invocation: Invocation, since: int) -> Iterator[Recorded]:
     """The last decision on each proposal since then, with the facts of its moment as far as the ledger holds them."""
+    from perdure.policies.model import Facts
     from perdure.policies.replay import Recorded
 
     reader = invocation.ledger
@@ -118,13 +120,17 @@ def recorded_decisions(invocation: Invocation, since: int) -> Iterator[Recorded]
             recent = calls[body["task"], proposed.body["tool"]]
             while recent and recent[0] <= event.at - DAY:
                 recent.popleft()
-            facts = _facts(invocation, proposed, planners.get(body["session"], "model"), recent)
+            recorded = body.get("facts")
+            if recorded is not None:
+                facts = Facts(**{"task": body["task"], "planner": planners.get(body["session"], "model"), **recorded})
+            else:
+                facts = _facts(invocation, proposed, planners.get(body["session"], "model"), recent)
             yield Recorded(
                 id=body["action"], at=event.at, action=_action(proposed, payload), facts=facts, decided=body["decision"]
             )
 
 
-def _facts(invocation: Invocation, proposed: Event, planner: str, recent: deque[int]) -> Facts:
+def _facts(invocation: Invocation, proposed: Event, planner: str, recent: deque[int]) -> model.Facts:
     from perdure.policies.model import Facts
 
     local = datetime.fromtimestamp(proposed.at / SECOND, UTC).astimezone(invocation.zone)
@@ -145,6 +151,17 @@ def _action(proposed: Event, payload: Mapping[str, Any]) -> ProposedAction:
     from perdure.policies.model import ProposedAction
 
     args = payload["args"]
+    seen = payload.get("seen")
+    if isinstance(seen, dict):
+        return ProposedAction(
+            tool=proposed.body["tool"],
+            args=args,
+            effect=proposed.body["effect"],
+            provenance=payload.get("provenance") or {},
+            paths=payload.get("paths") or {},
+            cwd=payload.get("cwd"),
+            **seen,
+        )
     command, script, url, method = (args.get(name) for name in ("command", "script", "url", "method"))
     return ProposedAction(
         tool=proposed.body["tool"],

@@ -83,7 +83,7 @@ def until_the_question(
     question = {
         "tool": "block_ip", "args": block, "provenance": sources, "paths": {}, "argv": ["/usr/sbin/nft", "add", block.get("ip", "")],
         "script": None, "cwd": "/srv/ops", "url": None, "method": None, "effect": "probeable",
-        "rules": [RULE_BLOCKS], "reason": "rule `blocks are for a person` asks", "says": says, "confidence": 1.0,
+        "answerable": ["blocks are for a person"], "rules": [RULE_BLOCKS], "reason": "rule `blocks are for a person` asks", "says": says, "confidence": 1.0,
     }  # fmt: skip
     return [
         (e.DaemonStarted(pid=4242, fence=1, version="0.1.0", host="here"),),
