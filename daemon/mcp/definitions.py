@@ -139,6 +139,10 @@ def arguments_schema(found: Definition, *, words: bool) -> dict[str, Any]:
     if not isinstance(schema, Mapping):
         raise NoToolError("it has no input schema")
     plain = _Plainly(schema, words=words).schema(schema, 0, ())
+    try:
+        Draft202012Validator.check_schema(plain)
+    except (SchemaError, RecursionError):
+        raise NoToolError("its input schema is not a JSON Schema") from None
     properties = plain.get("properties", {})
     if plain.get("type", "object") != "object":
         raise NoToolError("its arguments are no object")
@@ -146,12 +150,7 @@ def arguments_schema(found: Definition, *, words: bool) -> dict[str, Any]:
     if len(required) != len(plain.get("required", [])):
         raise NoToolError("it requires an argument that it does not describe")
     result = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    result |= {key: value for key, value in plain.items() if key in ("anyOf", "allOf", "oneOf")}
-    try:
-        Draft202012Validator.check_schema(result)
-    except (SchemaError, RecursionError):
-        raise NoToolError("its input schema is not a JSON Schema") from None
-    return result
+    return result | {key: value for key, value in plain.items() if key in ("anyOf", "allOf", "oneOf")}
 
 
 def claims(found: Definition) -> dict[str, JSON]:

@@ -44,7 +44,7 @@ def test_any_schema_becomes_a_closed_one_or_a_reason(schema) -> None:
         return
     Draft202012Validator.check_schema(made)
     assert made["additionalProperties"] is False
-    assert "$ref" not in str(list(made)) and "'$ref'" not in str(made)
+    assert "'$ref'" not in str(made)
     list(Draft202012Validator(made).iter_errors({"a": 1, "b": "x"}))
 
 
