@@ -13,6 +13,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from perdure.errors import PerdureError
 from perdure.state.events import JSON, Event
 
 REQUEST_BYTES_MAX = 1_000_000
+TOKEN_BYTES = 32
 SOCKET_NAME = "control.sock"
 TOKEN_NAME = "control.token"  # noqa: S105 - a file's name, not a secret
 
@@ -39,18 +41,23 @@ class Remote(PerdureError):
 
 
 def token(state_dir: Path) -> str:
-    """The secret that answers need; made on first use, readable by the owner only."""
+    """The secret that answers need; made on first use, readable by the owner only. One that a crash or a full disk cut short
+    is no secret: it is made anew."""
     path = state_dir / TOKEN_NAME
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        made = secrets.token_hex(32)
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(made)
-            file.flush()
-            os.fsync(file.fileno())
-        return made
+    with suppress(FileNotFoundError):
+        held = path.read_text(errors="replace").strip()
+        if len(held) == 2 * TOKEN_BYTES:
+            return held
+    made = secrets.token_hex(TOKEN_BYTES)
+    unborn = path.with_name(f"{TOKEN_NAME}.new")
+    unborn.unlink(missing_ok=True)
+    handle = os.open(unborn, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(made)
+        file.flush()
+        os.fsync(file.fileno())
+    unborn.rename(path)
+    return made
 
 
 class ControlServer:

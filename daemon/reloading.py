@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import structlog
 from watchfiles import awatch
 
+from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.config import CONFIG_NAME, load_config
+from perdure.daemon.gate import files_changed_since
 from perdure.daemon.opening import anchored, configuration_events
-from perdure.daemon.scheduler import opened
+from perdure.daemon.schedule import Watch
+from perdure.daemon.scheduler import free, opened
 from perdure.daemon.tools.registry import build_tools
 from perdure.daemon.workspace import POLICIES, TASKS, load_workspace
 from perdure.errors import PerdureError
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from perdure.daemon.runtime import Runtime
+    from perdure.daemon.tasks import Task
     from perdure.daemon.timer import Timer
 
 DEBOUNCE_MS = 100
@@ -35,6 +40,7 @@ class Reloader:
         self._runtime = runtime
         self._timer = timer
         self._asked = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
 
     def now(self) -> None:
         """Reload as soon as possible (SIGHUP)."""
@@ -42,6 +48,7 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._catch_up()
         await asyncio.gather(self._watch(), self._answer(), self._follow_servers())
 
     async def _follow_servers(self) -> None:
@@ -65,9 +72,10 @@ class Reloader:
     async def _watch(self) -> None:
         config = self._runtime.config
         state = str(config.state_dir)
+        inside = state + os.sep
         watched = awatch(
             config.workspace,
-            watch_filter=lambda _, path: not path.startswith(state),
+            watch_filter=lambda _, path: path != state and not path.startswith(inside),
             debounce=DEBOUNCE_MS,
             step=STEP_MS,
             recursive=True,
@@ -85,25 +93,43 @@ class Reloader:
             parent in path.parents for parent in (workspace / POLICIES, workspace / TASKS)
         )
 
+    def _catch_up(self) -> None:
+        """Fire for what changed while nobody watched."""
+        reader = self._runtime.ledger.reader
+        since = {row.task: row.schedule_since for row in projections.tasks(reader)}
+        for task in self._runtime.tasks.values():
+            if not isinstance(task.schedule, Watch) or task.if_missed.mode == "skip":
+                continue
+            last = projections.last_slot(reader, task.name, "watch")
+            after = max(since[task.name], last.due if last is not None else 0)
+            if files_changed_since(self._runtime.config.workspace, task.schedule.pattern, after + MICROSECONDS):
+                self._fire(task)
+
     def _fire_watches(self, paths: list[Path]) -> None:
         for task in self._runtime.tasks.values():
             if task.schedule is None or task.schedule.timed or not any(task.schedule.matches(path) for path in paths):
                 continue
-            reader = self._runtime.ledger.reader
-            waiting = [
-                slot for slot in projections.slots(reader, task=task.name, open_only=True) if slot.kind == "watch"
-            ]
-            running = {row.slot for row in projections.open_sessions(reader)}
-            if all(slot.slot in running for slot in waiting):
-                self._runtime.ledger.commit(opened(task.name, "watch", self._runtime.now()))
+            self._fire(task)
+
+    def _fire(self, task: Task) -> None:
+        reader = self._runtime.ledger.reader
+        waiting = [slot for slot in projections.slots(reader, task=task.name, open_only=True) if slot.kind == "watch"]
+        running = {row.slot for row in projections.open_sessions(reader)}
+        if all(slot.slot in running for slot in waiting):
+            due = free(reader, task.name, "watch", self._runtime.now())
+            self._runtime.ledger.commit(opened(task.name, "watch", due))
 
     async def reload(self) -> str | None:
         """Load policies and tasks anew. Returns the problems in words where the edit is broken and changes nothing."""
+        async with self._one_at_a_time:  # what was read later also comes into force later
+            return await self._reload()
+
+    async def _reload(self) -> str | None:
         runtime = self._runtime
         try:
             config = load_config(runtime.config.workspace)
             loaded = load_workspace(runtime.config.workspace, runtime.config)
-        except PerdureError as error:
+        except (PerdureError, OSError) as error:  # OSError: a file vanished while it was read
             await self._reject(str(error), len(getattr(error, "problems", ())) or 1)
             return str(error)
         if config.digest != runtime.config.digest:

@@ -22,6 +22,7 @@ from perdure.daemon.clock import Identifiers
 from perdure.daemon.config import load_config
 from perdure.daemon.control import ControlServer
 from perdure.daemon.mcp import acceptance
+from perdure.daemon.notifications import Notifier
 from perdure.daemon.opening import open_runtime, open_servers, own_ledger
 from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
@@ -40,6 +41,7 @@ from perdure.state.events import JSON, DaemonStarted, DaemonStopped, Event
 from perdure.state.ledger import Ledger, LedgerUnwritable
 
 HEARTBEAT = "heartbeat"
+REASON_MAX = 2_000
 ECHO_SECONDS = 0.3  # two signals this close together are one wish
 OnEvent = Callable[[tuple[Event, ...]], None]
 log = structlog.get_logger(__name__)
@@ -81,6 +83,7 @@ class Service:
                 asyncio.create_task(self.supervision.keep_beating(runtime.clock.sleep), name="heartbeat"),
             ]
             for task in background:
+                task.add_done_callback(self._background_ended)
                 stack.callback(task.cancel)
             running = asyncio.create_task(self.runner.run(), name="slots")
             self.supervision.ready(f"{len(runtime.tasks)} tasks; {settled} things settled after the last run")
@@ -89,9 +92,18 @@ class Service:
             self.runner.wake()
             await running
         unsubscribe()
-        if not self.failed:
-            await runtime.ledger.write(DaemonStopped(fence=runtime.ledger.fence, reason=self.reason))
+        try:
+            await runtime.ledger.write(DaemonStopped(fence=runtime.ledger.fence, reason=self.reason[:REASON_MAX]))
+        except LedgerUnwritable as error:
+            self.fail(str(error))
+        if self.failed:  # the alarm itself needs no ledger: it may be the ledger that it is about
+            await runtime.notifier.notify("daemon", "Perdure has stopped and nothing runs", self.reason, kind="alarm")
         return 1 if self.failed else 0
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for these: one that ends by itself would be missed in silence."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(f"{task.get_name()} ended: {type(error).__name__}: {error}")
 
     def stop(self, reason: str) -> None:
         """Stop cleanly: running sessions end after the step they are in."""
@@ -137,6 +149,13 @@ class Service:
 
     async def operate(self, operation: str, params: dict[str, Any], uid: int) -> JSON:
         """Carry out one request of the control socket."""
+        try:
+            return await self._operate(operation, params, uid)
+        except LedgerUnwritable as error:
+            self.fail(str(error))
+            raise
+
+    async def _operate(self, operation: str, params: dict[str, Any], uid: int) -> JSON:
         match operation:
             case "status":
                 return self._facts()
@@ -181,6 +200,8 @@ async def serve(workspace: Path, *, on_event: OnEvent | None = None, sessions_ma
                 return await Service(runtime, sessions_max=sessions_max).run()
         except LedgerUnwritable as error:
             log.critical("the ledger cannot be written: nothing runs", reason=str(error))
+            notifier = Notifier(loaded.config, owned.ledger, clock=owned.clock)
+            await notifier.notify("ledger", "the ledger cannot be written: nothing runs", str(error), kind="alarm")
             raise
 
 

@@ -25,6 +25,7 @@ from perdure.daemon.settlement import REPEATABLE, settle
 from perdure.daemon.sight import see
 from perdure.daemon.steps import Parked, Rejected, Steps
 from perdure.daemon.tools.model import ToolRefused
+from perdure.daemon.workspace import STOP_FILE
 from perdure.errors import PerdureError
 from perdure.memory.assembly import ContextTooSmall
 from perdure.state import projections
@@ -217,6 +218,8 @@ class Session:
     def _check_bounds(self) -> None:
         if self.runtime.stopping:
             raise Ended("interrupted", "the daemon was asked to stop")
+        if (self.runtime.config.workspace / STOP_FILE).exists():
+            raise Ended("interrupted", f"the file {STOP_FILE} lies in the workspace")
         if self.seconds_left() <= 0:
             raise Ended("limited", f"the bound of {self.task.bounds.minutes:g} minutes is reached")
         loop = self.guard.loop()

@@ -74,6 +74,9 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
         why = "its probe cannot tell whether it happened"
     else:
         why = "it may have happened or not, and running it twice is not safe"
+    if row.effect == "read":  # nothing happened that a person could be asked about
+        await runtime.ledger.write(_ended(row, "failed", f"it only read, and is not run again: {why}"))
+        return "failed"
     await _ask(runtime, row, proposal, why, parks=steps is not None or row.effect not in REPEATABLE)
     return "unknown"
 

@@ -13,9 +13,10 @@ from perdure.daemon.gate import files_changed_since
 from perdure.daemon.resumption import chain, goes_on
 from perdure.daemon.session import Session
 from perdure.daemon.workspace import STOP_FILE
+from perdure.errors import PerdureError
 from perdure.state import projections
 from perdure.state.events import Draft, SlotClosed, SlotOutcome
-from perdure.state.ledger import LedgerUnwritable
+from perdure.state.ledger import LedgerRefused, LedgerUnwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from perdure.state.projections import SlotRow
 
 BACKOFF_SECONDS = 2.0  # before the first retry; doubled for each further one
+BACKOFF_SECONDS_MAX = 300.0
+LOOK_BACK = 100  # sessions of a task among which the last good one is looked for
+RULE_MAX = 2_000  # characters of a slot's rule
 log = structlog.get_logger(__name__)
 
 
@@ -50,10 +54,13 @@ class SlotRunner:
         """Start what is due until the daemon stops; then wait for the sessions to end."""
         while not self.runtime.stopping:
             self._changed.clear()
+            busy = {row.task for row in projections.open_sessions(self.runtime.ledger.reader)}  # a person's undo, too
             for slot in projections.slots(self.runtime.ledger.reader, open_only=True):
                 if len(self._running) >= self.runtime.config.limits.sessions:
                     break
-                if slot.session is None and slot.task not in self._running and not self._waits(slot):
+                if slot.task in busy or slot.task in self._running:
+                    continue
+                if slot.session is None and not self._waits(slot):
                     self._running[slot.task] = asyncio.create_task(self._guarded(slot), name=f"slot {slot.slot}")
             await self._changed.wait()
         await self.settle()
@@ -66,14 +73,21 @@ class SlotRunner:
     async def _guarded(self, slot: SlotRow) -> None:
         try:
             await self.run_slot(slot)
+        except LedgerRefused as error:
+            if error.rule != "session-open":
+                self._failed(slot, error)
+            # else a person's own command was quicker: the slot waits until its session has closed
         except LedgerUnwritable as error:
             self._stop(str(error))
-        except Exception as error:  # loud: this is our own defect, and the slot stays open for the next start
-            log.exception("slot failed", slot=slot.slot)
-            self._stop(f"defect while running {slot.slot}: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 — loud: this is our own defect, and the slot stays open for the next start
+            self._failed(slot, error)
         finally:
             self._running.pop(slot.task, None)
             self.wake()
+
+    def _failed(self, slot: SlotRow, error: Exception) -> None:
+        log.error("slot failed", slot=slot.slot, exc_info=error)
+        self._stop(f"defect while running {slot.slot}: {type(error).__name__}: {error}")
 
     async def run_slot(self, slot: SlotRow) -> Ending | None:
         """Run one open slot to its end; None where a gate closed it without a session."""
@@ -86,12 +100,25 @@ class SlotRunner:
         ending: Ending | None = None
         tries = 1 + (0 if slot.dry_run else task.retries)
         for attempt in range(1, tries + 1):
-            ending = await Session(self.runtime, task, slot, last_try=attempt == tries).run()
+            try:
+                session = Session(self.runtime, task, slot, last_try=attempt == tries)
+            except LedgerUnwritable:
+                raise
+            except PerdureError as error:  # its planner cannot be made, for example
+                await self._close(slot, "refused", str(error)[:RULE_MAX])
+                return ending
+            ending = await session.run()
             if ending.status != "failed":
                 break
             if attempt < tries:
-                await self.runtime.clock.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+                await self._back_off(min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX))
         return ending
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait before the next try; once the daemon is stopping, that try only hands over to the next start."""
+        until = self.runtime.clock.monotonic() + seconds
+        while not self.runtime.stopping and (left := until - self.runtime.clock.monotonic()) > 0:
+            await self.runtime.clock.sleep(min(left, 0.5))
 
     def _waits(self, slot: SlotRow) -> bool:
         """Whether the slot stays open for later: an answered question is not lost because everything is paused."""
@@ -122,7 +149,7 @@ class SlotRunner:
         if over is not None:
             return "refused", over
         if task.only_if is not None and slot.kind == "scheduled":
-            since = _last_opened(self.runtime, task.name)
+            since = _last_looked(self.runtime, task.name)
             if not files_changed_since(self.runtime.config.workspace, task.only_if.files_changed, since):
                 return "skipped", f"only_if: no file of {task.only_if.files_changed} changed since {iso(since)}"
         return None
@@ -150,9 +177,17 @@ class SlotRunner:
         ]
         await self.runtime.ledger.write(*drafts)
         if outcome == "refused":
-            await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused for budget", rule, kind="refused")
+            await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused", rule, kind="refused")
+        if outcome == "skipped" and slot.kind == "resume":
+            await self.runtime.notifier.notify(slot.slot, f"{slot.task}: an answer without effect", rule, kind="failed")
 
 
-def _last_opened(runtime: Runtime, task: str) -> int:
-    rows = projections.sessions(runtime.ledger.reader, task=task, limit=1)
-    return rows[0].opened_at if rows else 0
+def _last_looked(runtime: Runtime, task: str) -> int:
+    """When the files were last looked at by a session that came to an end: a failed one, a dry run and an undo do not count,
+    and one that went on from earlier ones looked when the first of them began."""
+    reader = runtime.ledger.reader
+    looked = 0
+    for row in projections.sessions(reader, task=task, limit=LOOK_BACK):
+        if row.status in ("succeeded", "unverified", "parked") and row.planner != "person" and not row.dry_run:
+            looked = max(looked, chain(reader, row.session)[0].opened_at)
+    return looked

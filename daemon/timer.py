@@ -12,7 +12,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from perdure.daemon import operations
-from perdure.daemon.clock import MICROSECONDS
+from perdure.daemon.clock import MICROSECONDS, iso
 from perdure.daemon.scheduler import account
 from perdure.state import projections
 from perdure.state.ledger import LedgerUnwritable
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from perdure.daemon.tasks import Task
 
 LOOK_SECONDS = 1.0  # between looks that no firing asks for: clock jumps, expiring questions, slots that waited
+FUTURE_SECONDS = 60
 log = structlog.get_logger(__name__)
 
 
-class ScheduleTrigger(BaseTrigger):  # type: ignore[misc]
+class ScheduleTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
     """APScheduler's view of one of our schedules."""
 
     def __init__(self, schedule: Schedule) -> None:
@@ -47,6 +48,7 @@ class Timer:
         self._runtime = runtime
         self._wake = wake
         self._fail = fail
+        self._ahead: set[str] = set()  # tasks of which a person was told that their schedule was used up in advance
         # misfire_grace_time=None: a late call still counts; whether the firing was missed is for the slot table to say
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
@@ -109,6 +111,23 @@ class Timer:
     async def _look(self) -> None:
         with self._loudly():
             self.look()
+            await self._tell_of_the_future()
+
+    async def _tell_of_the_future(self) -> None:
+        """A clock that ran ahead and was set back leaves firings accounted for that are still to come: none of them runs."""
+        runtime = self._runtime
+        for task in runtime.tasks.values():
+            last = projections.last_slot(runtime.ledger.reader, task.name, "scheduled")
+            ahead = last is not None and last.last_due > runtime.now() + FUTURE_SECONDS * MICROSECONDS
+            if not ahead:
+                self._ahead.discard(task.name)
+            elif last is not None and task.name not in self._ahead:
+                self._ahead.add(task.name)
+                text = (
+                    f"firings of {task.name} up to {iso(last.last_due)} were accounted for while the clock was ahead, and none "
+                    f"runs before then. Until then: perdure session run {task.name}"
+                )
+                await runtime.alarm("clock-set-back", text, about=task.name)
 
     def look(self) -> None:
         """Account for what is due, expire what is late, and let slots that waited be looked at again."""

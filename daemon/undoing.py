@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.planners.moves import Proposal
-from perdure.daemon.scheduler import opened
+from perdure.daemon.scheduler import free, opened
 from perdure.daemon.steps import Parked, Rejected, Steps
 from perdure.errors import PerdureError
 from perdure.state import projections
 from perdure.state.events import JSON, SessionClosed, SessionOpened, SessionStatus, SlotClosed
+from perdure.state.ledger import LedgerUnwritable
 
 if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
 
+REASON_MAX = 2_000
 UNDO_SECONDS = 120.0
 
 
@@ -32,8 +34,11 @@ async def undo(runtime: Runtime, uid: int, *, action: str, force: bool = False) 
         raise PerdureError(
             "undo", action, f"its task {row.task} is gone", "Restore the task's file, or copy from state/undo"
         )
+    if any(other.task == row.task for other in projections.open_sessions(reader)):
+        hint = "Try again when its session has ended (perdure status); `perdure pause` keeps the next one from starting"
+        raise PerdureError("undo", row.action, f"a session of its task {row.task} runs now", hint)
     now, session = runtime.now(), runtime.identifiers.new()
-    slot = opened(row.task, "manual", now, cause=f"undo {row.action} by uid {uid}")
+    slot = opened(row.task, "manual", free(reader, row.task, "manual", now), cause=f"undo {row.action} by uid {uid}")
     opening = SessionOpened(
         session=session,
         task=row.task,
@@ -64,12 +69,16 @@ async def undo(runtime: Runtime, uid: int, *, action: str, force: bool = False) 
         reason, result = taken.error or taken.reason, taken.result
     except (Rejected, Parked) as error:
         reason = str(error)
+    except LedgerUnwritable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it was, the session that stands for this command closes
+        reason = f"{type(error).__name__}: {error}"
     closing = SessionClosed(
         session=session,
         task=row.task,
         slot=slot.slot,
         status=status,
-        reason=reason,
+        reason=reason[:REASON_MAX],
         steps=1,
         tokens=0,
         cost_usd=0.0,
