@@ -198,7 +198,7 @@ class _Plainly:
     def _plain(self, result: dict[str, Any], key: str, value: Any) -> None:
         if key == "pattern" and not (isinstance(value, str) and _is_re2(value)):
             return
-        if key == "format" and value not in _FORMATS:
+        if key == "format" and not (isinstance(value, str) and value in _FORMATS):
             return
         if key == "enum" and (not isinstance(value, list) or len(value) > ENUM_VALUES_MAX):
             raise NoToolError(f"its schema has an enumeration of more than {ENUM_VALUES_MAX} values")
