@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rfc8785
 
 from perdure.errors import PerdureError
 from perdure.state.events import JSON
+
+_quoted = json.encoder.encode_basestring  # in C where there is an accelerator; escapes what RFC 8785 does, and no more
 
 INTEGER_MAX = 2**53 - 1  # beyond it a JSON number is no longer one exact value to every reader (RFC 8785, 3.2.2.3)
 DEPTH_MAX = 100  # levels of nesting that a payload keeps; json itself gives up at about 990
@@ -28,42 +30,38 @@ class _Uncommon(Exception):
     """The value needs the full RFC 8785 encoder (keys outside ASCII, floats with an exponent)."""
 
 
-def _encoder() -> Callable[[Any], str]:
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # a Python without the C accelerator
-        return json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
-    # JSONEncoder.encode makes this anew for every call, which costs more than encoding an event's body.
-    chunks = make(None, None, json.encoder.encode_basestring, None, ":", ",", True, False, False)
-    return lambda value: "".join(chunks(value, 0))
-
-
-_encode = _encoder()
-
-
 def canonical(value: Any) -> bytes:
     """The RFC 8785 bytes of `value` (JSON types, mappings and sequences). Raises CannotEncode.
 
-    The C encoder of the standard library yields the same bytes for all that has ASCII keys and no exponents, at a
-    twentieth of the time; everything else goes through `rfc8785`.
+    Written here in one pass for all that has ASCII keys and no exponents, at a tenth of the time that `rfc8785` takes;
+    everything else goes through `rfc8785`.
     """
-    return canonical_copy(value)[1]
-
-
-def canonical_copy(value: Any) -> tuple[Any, bytes]:
-    """(`value` as it will be read back from its canonical bytes, these bytes). Raises CannotEncode."""
     try:
         try:
-            plain = _plain(value)
-            return plain, _encode(plain).encode()
+            return _written(value).encode()
         except _Uncommon:
-            data = rfc8785.dumps(_converted(value))
-            return json.loads(data), data
+            return rfc8785.dumps(_converted(value))
     except UnicodeEncodeError as error:
         raise CannotEncode("it holds text that is not UTF-8 (a lone surrogate)") from error
     except rfc8785.CanonicalizationError as error:
         raise CannotEncode(str(error)) from error
     except RecursionError as error:
         raise CannotEncode("it is nested too deeply") from error
+
+
+def canonical_copy(value: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """(`value` as it will be read back from its canonical text, this text). Raises CannotEncode."""
+    text = canonical(value).decode()
+    copy: dict[str, Any] = {}
+    for name, item in value.items():
+        kind = type(item)
+        if kind is str or kind is int or kind is bool:
+            copy[name] = item
+        elif kind is float:  # ECMAScript, and so the text, has whole numbers without a point up to 1e21
+            copy[name] = int(item) if item.is_integer() and abs(item) < 1e21 else item
+        else:
+            copy[name] = json.loads(canonical(item))
+    return copy, text
 
 
 def digest(value: Any) -> str:
@@ -100,34 +98,48 @@ def presentable(value: Any, depth_max: int = DEPTH_MAX) -> JSON:
             return str(value).encode("utf-8", "replace").decode()
 
 
-def _plain(value: Any) -> Any:
+def _written(value: Any) -> str:
     kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return value
-    if kind is int:
-        if -INTEGER_MAX <= value <= INTEGER_MAX:
-            return value
-        raise CannotEncode(f"the integer {value} is beyond 2^53")
-    if kind is float:
-        if value.is_integer() and -INTEGER_MAX <= value <= INTEGER_MAX:
-            return int(value)  # ECMAScript prints 1.0 as 1
-        if not 1e-4 <= abs(value) < 1e15:  # from here Python and ECMAScript differ in when they use exponents
-            raise _Uncommon
-        return value
+    if kind is str:
+        return _quoted(value)
+    if kind is int or kind is float:
+        return _number(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
     if kind is dict or isinstance(value, Mapping):
-        plain = {}
-        for key, item in value.items():
-            if type(key) is not str:
-                raise CannotEncode(f"the key {key!r} is not a string")
-            if not key.isascii():  # code points and UTF-16 units sort differently
-                raise _Uncommon
-            plain[key] = item if type(item) is str else _plain(item)
-        return plain
+        return _object(value)
     if isinstance(value, (str, int, float)):  # subclasses, such as enumerations
-        return _plain(_base(value))
+        return _written(_base(value))
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return [_plain(item) for item in value]
+        return f"[{','.join([_written(item) for item in value])}]"
     raise CannotEncode(f"{kind.__name__} is not a JSON type")
+
+
+def _object(value: Mapping[Any, Any]) -> str:
+    parts = []
+    for key in value:
+        if type(key) is not str:
+            raise CannotEncode(f"the key {key!r} is not a string")
+        if not key.isascii():  # code points and UTF-16 units sort differently
+            raise _Uncommon
+    for key in sorted(value):
+        item = value[key]
+        parts.append(f"{_quoted(key)}:{_quoted(item) if type(item) is str else _written(item)}")
+    return f"{{{','.join(parts)}}}"
+
+
+def _number(value: float) -> str:
+    if type(value) is int:
+        if -INTEGER_MAX <= value <= INTEGER_MAX:
+            return str(value)
+        raise CannotEncode(f"the integer {value} is beyond 2^53")
+    if value.is_integer() and -INTEGER_MAX <= value <= INTEGER_MAX:
+        return str(int(value))  # ECMAScript prints 1.0 as 1
+    if not 1e-4 <= abs(value) < 1e15:  # from here Python and ECMAScript differ in when they use exponents
+        raise _Uncommon
+    return repr(value)
 
 
 def _converted(value: Any) -> Any:

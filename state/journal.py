@@ -103,26 +103,48 @@ def _row(row: tuple[Any, ...]) -> ActionRow:
 # -- how events change the tables -------------------------------------------------------------------------------------
 
 
+# The common case of each is one statement, which does nothing where anything is amiss; what was amiss is then found out.
+_DECIDE: Final = (
+    "UPDATE actions SET decision = ?, state = ? WHERE action = ? AND task = ?"
+    " AND (state = 'proposed' OR state = 'decided' OR state = 'escalated')"
+)
+_INTEND: Final = (
+    "UPDATE actions SET state = 'intended', attempt = ?7, attempt_session = ?2, approval = NULL, status = NULL, error = NULL,"
+    " intended_at = ?8, seq_intended = ?9, ended_at = NULL, seq_ended = NULL WHERE action = ?1 AND state = 'decided'"
+    " AND decision = 'auto' AND task = ?3 AND tool = ?4 AND effect = ?5 AND digest = ?6 AND attempt = ?7 - 1"
+    " AND EXISTS (SELECT 1 FROM sessions WHERE session = ?2 AND task = ?3 AND status IS NULL)"
+)
+_END: Final = (
+    "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ?"
+    " WHERE action = ? AND task = ? AND tool = ? AND attempt = ? AND state = 'intended'"
+)
+
+
 def action_proposed(db: sqlite3.Connection, event: Event) -> None:
     """A step of an open session names an action, once."""
     body = event.body
     about = f"the proposal of action {body['action']}"
-    require_open_session(db, body["session"], body["task"], about)
     inserted = db.execute(
         "INSERT INTO actions (action, session, task, step, tool, key, effect, digest, confidence, state, attempt, proposed_at,"
-        " seq_proposed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'proposed', 0, ?, ?) ON CONFLICT DO NOTHING",
+        " seq_proposed) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'proposed', 0, ?10, ?11 FROM sessions"
+        " WHERE session = ?2 AND task = ?3 AND status IS NULL ON CONFLICT DO NOTHING",
         (
             body["action"], body["session"], body["task"], body["step"], body["tool"], body.get("key"), body["effect"],
             body["digest"], body["confidence"], event.at, event.seq,
         ),
     )  # fmt: skip
     if inserted.rowcount == 0:
+        require_open_session(db, body["session"], body["task"], about)
         raise LedgerRefused("action-known", about, "an action is proposed once")
 
 
 def action_decided(db: sqlite3.Connection, event: Event) -> None:
     """The first decision, or a later one under the policies then in force (before an approved or repeated attempt)."""
     body = event.body
+    decision = body["decision"]
+    next_state = {"auto": "decided", "escalate": "escalated", "deny": "denied"}[decision]
+    if db.execute(_DECIDE, (decision, next_state, body["action"], body["task"])).rowcount:
+        return
     about = f"the decision on action {body['action']}"
     row = db.execute("SELECT state, task, status FROM actions WHERE action = ?", (body["action"],)).fetchone()
     if row is None:
@@ -130,19 +152,28 @@ def action_decided(db: sqlite3.Connection, event: Event) -> None:
     state, task, status = row
     if task != body["task"]:
         raise LedgerRefused("action-mismatch", about, f"it belongs to task {task}, not to {body['task']}")
-    decision = body["decision"]
     if state == "ended" and status == "unknown":
         db.execute("UPDATE actions SET decision = ? WHERE action = ?", (decision, body["action"]))
         return
-    if state not in ("proposed", "decided", "escalated"):
-        raise LedgerRefused("action-decided", about, f"it is already {state}")
-    next_state = {"auto": "decided", "escalate": "escalated", "deny": "denied"}[decision]
-    db.execute("UPDATE actions SET decision = ?, state = ? WHERE action = ?", (decision, next_state, body["action"]))
+    raise LedgerRefused("action-decided", about, f"it is already {state}")
 
 
 def action_intended(db: sqlite3.Connection, event: Event) -> None:
     """The door before every effect: only with a decision `auto`, or with an approval that fits, for one attempt at a time."""
     body = event.body
+    approval = body.get("approval")
+    if approval is None:
+        first = (
+            body["action"],
+            body["session"],
+            body["task"],
+            body["tool"],
+            body["effect"],
+            body["digest"],
+            body["attempt"],
+        )
+        if db.execute(_INTEND, (*first, event.at, event.seq)).rowcount:
+            return
     about = f"the intent of action {body['action']}"
     row = db.execute(
         "SELECT session, task, tool, effect, digest, decision, state, attempt, status, approval FROM actions WHERE action = ?",
@@ -160,7 +191,6 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
         )
     if body["attempt"] != attempt + 1:
         raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} cannot follow attempt {attempt}")
-    approval = body.get("approval")
     if approval is not None:
         if decision == "deny":
             raise LedgerRefused(
@@ -197,6 +227,12 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
 def action_ended(db: sqlite3.Connection, event: Event) -> None:
     """The one outcome of the open attempt; with `settles`, the one settlement of an unknown outcome."""
     body = event.body
+    outcome = (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq)
+    settles, attempt = bool(body.get("settles")), body["attempt"]
+    if not settles and db.execute(_END, (*outcome, body["action"], body["task"], body["tool"], attempt)).rowcount:
+        # A repeated attempt was counted when it became unknown: it may only gain the success.
+        _count(db, body["task"], body["tool"], 0 if attempt > 1 else 1, 1 if body["status"] == "succeeded" else 0)
+        return
     about = f"the outcome of action {body['action']}"
     row = db.execute(
         "SELECT task, tool, state, attempt, status FROM actions WHERE action = ?", (body["action"],)
@@ -206,7 +242,6 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
     task, tool, state, attempt, status = row
     if (task, tool) != (body["task"], body["tool"]):
         raise LedgerRefused("action-mismatch", about, "task or tool are not the action's")
-    settles = bool(body.get("settles"))
     if settles:
         if state != "ended" or status != "unknown":
             raise LedgerRefused(
@@ -219,12 +254,10 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
     if body["attempt"] != attempt:
         raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} is not the last one, {attempt}")
     db.execute(
-        "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
-        (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq, body["action"]),
+        "UPDATE actions SET status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
+        (*outcome, body["action"]),
     )
-    # A repeated or settled attempt was counted when it became unknown: it may only gain the success.
-    tried = 0 if settles or attempt > 1 else 1
-    _count(db, task, tool, tried, 1 if body["status"] == "succeeded" else 0)
+    _count(db, task, tool, 0, 1 if body["status"] == "succeeded" else 0)
 
 
 def action_verified(db: sqlite3.Connection, event: Event) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from perdure.errors import PerdureError
-from perdure.state import chain
+from perdure.state import chain, places
 from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
 from perdure.state.canonical import canonical_copy
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
@@ -207,61 +207,74 @@ class Ledger:
         """Write each group, or leave it out with its exception; one commit for all."""
         self._refuse_when_closed()
         db, at = self._db, self._now()
-        outcomes: list[tuple[Event, ...] | Exception] = []
-        head = self.head
         try:
-            db.execute("BEGIN IMMEDIATE")
-            latest = db.execute("SELECT fence FROM ownership").fetchone()[0]
-            if latest != self.fence:
-                self._unwritable = LedgerUnwritable(
-                    "write",
-                    str(self.path),
-                    f"a newer owner has taken over (fence {latest}, ours {self.fence})",
-                    "Stop this process",
-                )
-                raise _stale(self.fence, latest)
-            alone = len(groups) == 1
-            for drafts in groups:
-                if not alone:
-                    db.execute("SAVEPOINT one")
-                try:
-                    events, group_head = [], head
-                    for draft in drafts:
-                        event = self._append(draft, group_head, at)
-                        group_head = Head(event.seq, event.hash, event.at)
-                        events.append(event)
-                except sqlite3.IntegrityError as error:
-                    outcomes.append(LedgerRefused("constraint", "an event", str(error)))
-                except sqlite3.Error:
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever this caller did wrong is this caller's to hear
-                    outcomes.append(error)
-                else:
-                    outcomes.append(tuple(events))
-                    head = group_head
-                    if not alone:
-                        db.execute("RELEASE one")
-                    continue
-                if alone:
-                    db.execute("ROLLBACK")
-                    return outcomes
-                db.execute("ROLLBACK TO one")
-                db.execute("RELEASE one")
+            # Groups that are refused are rare, and a savepoint for each costs as much as a third of an action: so first
+            # all together, and with savepoints only when one of several was refused.
+            outcomes, head = self._attempt(groups, at, one_by_one=False)
+            if len(groups) > 1 and any(isinstance(outcome, Exception) for outcome in outcomes):
+                db.execute("ROLLBACK")
+                outcomes, head = self._attempt(groups, at, one_by_one=True)
+            if head is self.head:
+                db.execute("ROLLBACK")
+                return outcomes
+            places.extend(db, self.head.seq, head.seq)
             db.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._fail(error) from error
         except BaseException:
             self._roll_back()
             raise
-        if head is not self.head:
-            self.head = head
-            try:
-                self._append_anchor()
-            except OSError as error:
-                # These events are durable and count; but the next ones would go unanchored, so there are none.
-                self._unwritable = LedgerUnwritable("anchor", str(self._anchor.path), str(error), _DISK_HINT)
-                _log.critical("%s", self._unwritable)
+        self.head = head
+        try:
+            self._append_anchor()
+        except OSError as error:
+            # These events are durable and count; but the next ones would go unanchored, so there are none.
+            self._unwritable = LedgerUnwritable("anchor", str(self._anchor.path), str(error), _DISK_HINT)
+            _log.critical("%s", self._unwritable)
         return outcomes
+
+    def _attempt(
+        self, groups: Sequence[Sequence[Draft]], at: int, *, one_by_one: bool
+    ) -> tuple[list[tuple[Event, ...] | Exception], Head]:
+        """Begin a transaction and write the groups: all until one is refused, or each that is not, `one_by_one`."""
+        db, head = self._db, self.head
+        outcomes: list[tuple[Event, ...] | Exception] = []
+        db.execute("BEGIN IMMEDIATE")
+        latest = db.execute("SELECT fence FROM ownership").fetchone()[0]
+        if latest != self.fence:
+            self._unwritable = LedgerUnwritable(
+                "write",
+                str(self.path),
+                f"a newer owner has taken over (fence {latest}, ours {self.fence})",
+                "Stop this process",
+            )
+            raise _stale(self.fence, latest)
+        for drafts in groups:
+            if one_by_one:
+                db.execute("SAVEPOINT one")
+            events, group_head = [], head
+            try:
+                for draft in drafts:
+                    event = self._append(draft, group_head, at)
+                    group_head = Head(event.seq, event.hash, event.at)
+                    events.append(event)
+            except sqlite3.IntegrityError as error:
+                outcomes.append(LedgerRefused("constraint", "an event", str(error)))
+            except sqlite3.Error:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever this caller did wrong is this caller's to hear
+                outcomes.append(error)
+            else:
+                outcomes.append(tuple(events))
+                head = group_head
+                if one_by_one:
+                    db.execute("RELEASE one")
+                continue
+            if not one_by_one:
+                return outcomes, self.head
+            db.execute("ROLLBACK TO one")
+            db.execute("RELEASE one")
+        return outcomes, head
 
     def _append(self, draft: Draft, head: Head, at: int) -> Event:
         if (claimed := getattr(draft, "fence", self.fence)) != self.fence:
@@ -319,8 +332,7 @@ def _append(
         for name in FREE_TEXT_FIELDS:
             if name in body:
                 body[name] = redact(body[name])
-    body, encoded = canonical_copy(body)
-    text = encoded.decode()
+    body, text = canonical_copy(body)
     if len(text) > chain.BODY_BYTES_MAX:
         raise LedgerRefused(
             "body-too-large",

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from perdure.state.schema import APPLICATION_ID, PROJECTIONS, SCHEMA_VERSION, TRUTH, statements
+from perdure.state.schema import APPLICATION_ID, PLACES, PROJECTIONS, SCHEMA_VERSION, TRUTH, statements
 
 _migrations = Migrations("perdure-ledger")
 
 
 @_migrations(name="0001-events-payloads-projections")
 def _first(db: Database) -> None:
-    for statement in statements(TRUTH + PROJECTIONS):
+    for statement in statements(TRUTH + PLACES + PROJECTIONS):
         db.execute(statement)
 
 

@@ -119,7 +119,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
 def check_projection_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse to go on without the tables that invariants are checked against."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    missing = sorted(set(PROJECTION_TABLES) - tables)
+    missing = sorted({"places", *PROJECTION_TABLES} - tables)
     if missing or connection.execute("SELECT COUNT(*) FROM ledger").fetchone()[0] == 0:
         what = f"its tables {', '.join(missing)} are gone" if missing else "its projections are empty"
         raise PerdureError("open", str(path), what, "Make them anew from the events: `perdure ledger rebuild`")

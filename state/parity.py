@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from perdure.state.events import Event
 from perdure.state.projections import apply
 from perdure.state.refusals import LedgerRefused
-from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, TRUTH, statements
+from perdure.state.schema import PLACES, PROJECTION_TABLES, PROJECTIONS, TRUTH, statements
 
 DIFFERENCES_SHOWN_MAX: Final = 5  # per table; one cause usually shows in many rows
 
@@ -82,7 +82,7 @@ def schema_differences(stored: sqlite3.Connection) -> list[str]:
     """Tables, indexes and triggers that are not as Perdure made them (a dropped trigger lets events be edited)."""
     fresh = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        for statement in statements(TRUTH + PROJECTIONS):
+        for statement in statements(TRUTH + PLACES + PROJECTIONS):
             fresh.execute(statement)
         expected, found = _objects(fresh), _objects(stored)
     finally:

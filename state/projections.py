@@ -10,6 +10,7 @@ from perdure.errors import PerdureError
 from perdure.state import escalations as _escalations
 from perdure.state import journal as _journal
 from perdure.state import outside_tools as _outside_tools
+from perdure.state import places as _places
 from perdure.state import sessions as _sessions
 from perdure.state import slots as _slots
 from perdure.state.escalations import (
@@ -94,8 +95,11 @@ def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:
         db.execute(f'DROP TABLE IF EXISTS "{table}"')
     for statement in statements(PROJECTIONS):
         db.execute(statement)
+    head = 0
     for event in events:
         apply(db, event)
+        head = event.seq
+    _places.rebuild(db, head)
 
 
 def epoch(reader: LedgerReader) -> int:

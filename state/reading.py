@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from perdure.state import chain
+from perdure.state import chain, places
 from perdure.state.events import JSON, Event
 
 _PAGE_ROWS: Final = 500
+_SCAN: Final = (
+    "SELECT e.seq, e.at, e.type, e.body, e.payload_hash, e.hash FROM events e"
+    " WHERE e.seq > ? AND e.seq <= ? AND {where} ORDER BY e.seq {order} LIMIT ?"
+)
+_BLOCK: Final = places.BLOCK_EVENTS
+_LISTED: Final = (  # CROSS JOIN, and +: first the places, then their blocks
+    "SELECT e.seq, e.at, e.type, e.body, e.payload_hash, e.hash FROM places p CROSS JOIN events e"  # noqa: S608 - fixed words
+    f" ON e.seq > p.block * {_BLOCK} AND e.seq <= (p.block + 1) * {_BLOCK} WHERE +e.seq > ?1 AND +e.seq <= ?2 AND p.key = ?3"
+    f" AND p.block BETWEEN ?1 / {_BLOCK} AND (?2 - 1) / {_BLOCK} AND {{where}} ORDER BY p.block {{order}}, e.seq {{order}} LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +79,47 @@ class LedgerReader:
         limit: int | None = None,
     ) -> Iterator[Event]:
         """Events with `after` < seq <= `until` that match all that is given, in order, read a page at a time."""
-        where = ["seq > ?", "seq <= ?"]
-        fixed: list[object] = []
-        for column, value in (("action", action), ("session", session), ("task", task)):
-            if value is not None:
-                # Only the most selective index is worth using: a unary plus hides the others from the query planner.
-                where.append(f"{'+' if fixed else ''}{column} = ?")
-                fixed.append(value)
+        asked = [
+            (column, value)
+            for column, value in zip(places.COLUMNS, (action, session, task), strict=True)
+            if value is not None
+        ]
+        where = [f"e.{column} = ?" for column, _ in asked]
+        words: list[object] = [value for _, value in asked]
         if types is not None:
-            where.append(f"type IN ({', '.join('?' * len(types))})")
-            fixed.extend(types)
-        sql = (
-            f"SELECT seq, at, type, body, payload_hash, hash FROM events WHERE {' AND '.join(where)}"  # noqa: S608 - fixed words
-            f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
-        )
-        low, high = after, self.head().seq if until is None else until
+            where.append(f"e.type IN ({', '.join('?' * len(types))})")
+            words.extend(types)
+        order = "DESC" if newest_first else "ASC"
+        scan = _SCAN.format(where=" AND ".join(["TRUE", *where]), order=order)
+        head = self.head().seq if until is None or asked else 0
+        high = head if until is None else until
+        parts = [(scan, words, after, high)]
+        if asked:  # through the most selective list of places; what follows the last whole block is read event by event
+            column, value = asked[0]
+            known = places.covered(head)
+            listed = _LISTED.format(where=" AND ".join(where), order=order)
+            parts = [
+                (listed, [f"{column}/{value}", *words], after, min(high, known)),
+                (scan, words, max(after, known), high),
+            ]
+        yield from self._pages(reversed(parts) if newest_first else parts, newest_first, limit)
+
+    def _pages(
+        self, parts: Iterable[tuple[str, list[object], int, int]], newest_first: bool, limit: int | None
+    ) -> Iterator[Event]:
         left = -1 if limit is None else limit
-        while left and low < high:
-            page = self.rows(sql, low, high, *fixed, _PAGE_ROWS if left < 0 else min(left, _PAGE_ROWS))
-            for row in page:
-                yield event_from_row(row)
-            if len(page) < _PAGE_ROWS:
-                return
-            left -= len(page) if left > 0 else 0
-            if newest_first:
-                high = page[-1][0] - 1
-            else:
-                low = page[-1][0]
+        for sql, words, low, high in parts:
+            while left and low < high:
+                page = self.rows(sql, low, high, *words, _PAGE_ROWS if left < 0 else min(left, _PAGE_ROWS))
+                for row in page:
+                    yield event_from_row(row)
+                left -= len(page) if left > 0 else 0
+                if len(page) < _PAGE_ROWS:
+                    break
+                if newest_first:
+                    high = page[-1][0] - 1
+                else:
+                    low = page[-1][0]
 
     def event(self, seq: int) -> Event | None:
         """The event with this sequence number."""

@@ -22,9 +22,6 @@ CREATE TABLE events (
     task TEXT,
     action TEXT
 ) STRICT;
-CREATE INDEX events_session ON events(session, seq) WHERE session IS NOT NULL;
-CREATE INDEX events_task ON events(task, seq) WHERE task IS NOT NULL;
-CREATE INDEX events_action ON events(action, seq) WHERE action IS NOT NULL;
 
 CREATE TABLE payloads (
     seq INTEGER PRIMARY KEY REFERENCES events(seq),
@@ -51,6 +48,14 @@ CREATE TABLE ownership (
     fence INTEGER NOT NULL
 ) STRICT;
 INSERT INTO ownership VALUES (1, 0);
+"""
+
+PLACES: Final = """
+CREATE TABLE places ( -- which blocks of 64 events speak of a `session/ID`, `task/NAME` or `action/ID`
+    key TEXT NOT NULL, -- first: `PRAGMA quick_check` of SQLite 3.40 takes the other order for damage
+    block INTEGER NOT NULL,
+    PRIMARY KEY (key, block)
+) STRICT, WITHOUT ROWID;
 """
 
 PROJECTIONS: Final = """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perdure.errors import PerdureError
-from perdure.state import chain
+from perdure.state import chain, places
 from perdure.state.anchor import NAME, Anchored, anchors
 from perdure.state.events import Event
 from perdure.state.opening import connect_to_read
@@ -97,6 +97,8 @@ def verify(
             if replay is not None:
                 for difference in differences(connection, replay.connection):
                     report.add(0, "projection-differs", f"{difference}. Mend with `perdure ledger rebuild`")
+                for seq, words in places.discrepancies(connection, report.head.seq):
+                    report.add(seq, "place-differs", f"{words}. Mend with `perdure ledger rebuild`")
         except sqlite3.DatabaseError as error:
             report.add(0, "corrupt", f"{error}. Put a backup in its place with `perdure restore FILE`")
     return report
