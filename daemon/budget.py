@@ -135,14 +135,38 @@ class Caps:
 
     def warnings(self) -> list[str]:
         """The caps that are used up to 80 % or more, in words."""
+        return [words for cap in self._caps for words in self.warnings_of(cap, self._used(cap))]
+
+    @staticmethod
+    def warnings_of(cap: Cap, used: _Tally) -> list[str]:
+        """What is used up to 80 % or more of one cap, in words."""
         found = []
-        for cap in self._caps:
-            used = self._used(cap)
-            if cap.tokens is not None and used.tokens >= WARN_AT * cap.tokens:
-                found.append(f"{used.tokens} of {cap.tokens} tokens for {cap.words()} are used")
-            if cap.usd is not None and used.nano_usd >= WARN_AT * _nano_down(cap.usd):
-                found.append(f"{used.nano_usd / NANO:.4f} of {cap.usd:g} USD for {cap.words()} are used")
+        if cap.tokens is not None and used.tokens >= WARN_AT * cap.tokens:
+            found.append(f"{used.tokens} of {cap.tokens} tokens for {cap.words()} are used")
+        if cap.usd is not None and used.nano_usd >= WARN_AT * _nano_down(cap.usd):
+            found.append(f"{used.nano_usd / NANO:.4f} of {cap.usd:g} USD for {cap.words()} are used")
         return found
+
+    def near(self, task: str) -> list[tuple[str, int, str]]:
+        """As `warnings`, of the caps that are about the task: which cap, its window in microseconds, and the words."""
+        return [
+            (cap.words(), WINDOW_US[cap.window], words)
+            for cap in self._caps
+            if cap.task in (None, task)
+            for words in self.warnings_of(cap, self._used(cap))
+        ]
+
+    def used_up(self, task: str) -> str | None:
+        """In words, the cap that leaves the task nothing at all; None where there is none."""
+        for cap in self._caps:
+            if cap.task not in (None, task):
+                continue
+            used = self._used(cap)
+            if cap.tokens is not None and used.tokens >= cap.tokens:
+                return f"{used.tokens} of {cap.tokens} tokens for {cap.words()} are used"
+            if cap.usd is not None and used.nano_usd >= _nano_down(cap.usd):
+                return f"{used.nano_usd / NANO:.4f} of {cap.usd:g} USD for {cap.words()} are used"
+        return None
 
     def _used(self, cap: Cap) -> _Tally:
         now = self._now()

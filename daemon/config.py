@@ -40,6 +40,7 @@ BUILT_IN_TOOLS: Final = (
     "recall",
     "remember",
     "undo",
+    "follow_up",
 )
 
 _ARGUMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -207,16 +208,28 @@ class Notify(Strict):
 
 
 class Limits(Strict):
-    """How much may happen at once."""
+    """How much may happen at once; how many `follow_ups` one session may open, and how long a chain of them may be."""
 
     sessions: Annotated[int, Field(ge=1, le=64)] = 4
+    follow_ups: Annotated[int, Field(ge=0, le=100)] = 3
+    follow_up_depth: Annotated[int, Field(ge=0, le=100)] = 2
 
 
-class Budgets(Strict):
-    """Caps over all tasks in any 24 hours; none where nothing is said."""
+class Allowance(Strict):
+    """Caps in any 60 minutes, 24 hours and 30 days; none where nothing is said."""
 
+    tokens_per_hour: Annotated[int, Field(ge=1)] | None = None
+    usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     tokens_per_day: Annotated[int, Field(ge=1)] | None = None
     usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_month: Annotated[int, Field(ge=1)] | None = None
+    usd_per_month: Annotated[float, Field(gt=0)] | None = None
+
+
+class Budgets(Allowance):
+    """Caps over all tasks together, and over single ones."""
+
+    tasks: dict[str, Allowance] = Field(default_factory=dict)
 
 
 class Confidence(Strict):

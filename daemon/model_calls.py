@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
     from perdure.policies.model import Obligations
 
+ALARMS_READ_MAX = 200
 DRIFT_MAX = 0.02  # a provider's count that differs more than this from ours is an event
 Examine = Callable[[Proposal | Finish], "tuple[str, Obligations] | None"]
 
@@ -172,8 +173,26 @@ class ModelCalls:
             )
         )
         self._reconcile(call, reply)
+        await self._warn()
         self.waiting += self._runtime.circuits.changes()
         return reply
+
+    async def _warn(self) -> None:
+        """Raise an alarm for each cap that is used up to 80 %, once in its window."""
+        for about, window, words in self._runtime.caps.near(self._task):
+            since = self._runtime.now() - window
+            if self._runtime.warned.get(about, 0) > since:
+                continue
+            alarms = self._runtime.ledger.reader.events(
+                types=("alarm.raised",), newest_first=True, limit=ALARMS_READ_MAX
+            )
+            known = any(
+                alarm.at > since and alarm.body["code"] == "budget-warning" and alarm.body.get("about") == about
+                for alarm in alarms
+            )
+            self._runtime.warned[about] = self._runtime.now()
+            if not known:
+                await self._runtime.alarm("budget-warning", words, about=about)
 
     def _reconcile(self, call: _Call, reply: Reply) -> None:
         """Compare the provider's count with ours; a drift that is new is an event, and the factor learned from it is kept."""

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge
+from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
 from perdure.daemon.clock import Clock, Identifiers, SystemClock
-from perdure.daemon.config import Config
+from perdure.daemon.config import Allowance, Config
 from perdure.daemon.learned import learn
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
@@ -84,7 +84,9 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             identifiers=owned.identifiers,
             ledger=ledger,
             memory=memory,
-            tools=build_tools(config, memory=memory, notifier=notifier, servers=servers, ledger=ledger, now=owned.clock.now),
+            tools=build_tools(
+                config, memory=memory, notifier=notifier, servers=servers, ledger=ledger, now=owned.clock.now
+            ),
             notifier=notifier,
             plan=lambda task: build_planner(task, config, circuits=learned.circuits, factors=learned.factors),
             redact=redactor(config),
@@ -166,11 +168,27 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
 def workspace_caps(config: Config, ledger: Ledger, clock: Clock) -> Caps:
     """The caps of `[budgets]`, with what the ledger says was spent before this start."""
     budgets = config.budgets
-    caps = [Cap(window="day", tokens=budgets.tokens_per_day, usd=budgets.usd_per_day)]
+    caps = _caps(budgets, None)
+    for task, allowance in budgets.tasks.items():
+        caps += _caps(allowance, task)
     since = clock.now() - WINDOW_US["month"]
     calls = projections.calls_since(ledger.reader, since)
     history = [Charge(at=call.at, task=call.task, tokens=call.tokens, usd=call.usd) for call in calls]
     return Caps(caps, now=clock.now, history=history)
+
+
+def _caps(allowance: Allowance, task: str | None) -> list[Cap]:
+    """The caps of one table, shortest window first."""
+    windows: tuple[tuple[Window, int | None, float | None], ...] = (
+        ("hour", allowance.tokens_per_hour, allowance.usd_per_hour),
+        ("day", allowance.tokens_per_day, allowance.usd_per_day),
+        ("month", allowance.tokens_per_month, allowance.usd_per_month),
+    )
+    return [
+        Cap(window=window, task=task, tokens=tokens, usd=usd)
+        for window, tokens, usd in windows
+        if tokens is not None or usd is not None
+    ]
 
 
 def anchored(ledger: Ledger, tasks: Mapping[str, Task]) -> dict[str, Task]:

@@ -145,7 +145,12 @@ class Reloader:
             await runtime.ledger.write(*drafts)
         runtime.policies, runtime.tasks = loaded.policies, anchored(runtime.ledger, loaded.tasks)
         runtime.tools = build_tools(
-            runtime.config, memory=runtime.memory, notifier=runtime.notifier, servers=runtime.servers
+            runtime.config,
+            memory=runtime.memory,
+            notifier=runtime.notifier,
+            servers=runtime.servers,
+            ledger=runtime.ledger,
+            now=runtime.clock.now,
         )
         runtime.last_problems.pop("edit", None)
         self._timer.reschedule()

@@ -47,6 +47,7 @@ class Runtime:
     tasks: Mapping[str, Task]
     servers: Servers
     stopping: bool = False
+    warned: dict[str, int] = field(default_factory=dict)  # cap -> when its use was last warned about
     drifts: dict[str, float] = field(default_factory=dict)  # model -> how far its provider's count is from ours
     last_problems: dict[str, str] = field(default_factory=dict)
 

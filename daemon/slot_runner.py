@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.daemon.breaker import trip
+from perdure.daemon.clock import iso
 from perdure.daemon.endings import Ending
 from perdure.daemon.gate import files_changed_since
 from perdure.daemon.resumption import chain, goes_on
@@ -112,6 +113,8 @@ class SlotRunner:
                 break
             if attempt < tries:
                 await self._back_off(min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX))
+        if ending is not None and ending.status in ("failed", "limited") and not slot.dry_run:
+            await trip(self.runtime, task.name)
         return ending
 
     async def _back_off(self, seconds: float) -> None:
@@ -145,9 +148,9 @@ class SlotRunner:
         waiting = [row for row in projections.escalations(reader, open_only=True, task=task.name) if row.parks]
         if waiting and task.while_parked == "hold":
             return "held", f"waits for the answer to {waiting[0].escalation}"
-        over = self._over_budget()
+        over = self.runtime.caps.used_up(task.name) if task.planner == "model" else None
         if over is not None:
-            return "refused", over
+            return "refused", f"budgets: {over}"
         if task.only_if is not None and slot.kind == "scheduled":
             since = _last_looked(self.runtime, task.name)
             if not files_changed_since(self.runtime.config.workspace, task.only_if.files_changed, since):
@@ -161,15 +164,6 @@ class SlotRunner:
         if question is None or question.state == "approved" or goes_on(reader, chain(reader, slot.resumes), slot.slot):
             return None
         return "coalesced", f"{question.escalation} is {question.state}, and no session waits for it any more"
-
-    def _over_budget(self) -> str | None:
-        budgets, now = self.runtime.config.budgets, self.runtime.now()
-        day = projections.spend(self.runtime.ledger.reader, now - 86_400 * MICROSECONDS)
-        if budgets.tokens_per_day is not None and day.tokens >= budgets.tokens_per_day:
-            return f"budgets.tokens_per_day: {day.tokens} of {budgets.tokens_per_day} tokens in the last 24 hours"
-        if budgets.usd_per_day is not None and day.usd >= budgets.usd_per_day:
-            return f"budgets.usd_per_day: {day.usd:.2f} of {budgets.usd_per_day:.2f} USD in the last 24 hours"
-        return None
 
     async def _close(self, slot: SlotRow, outcome: SlotOutcome, rule: str) -> None:
         drafts: list[Draft] = [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from perdure.daemon.clock import SystemClock
 from perdure.daemon.config import CONFIG_NAME, Config
 from perdure.daemon.mcp.catalog import outside_tools_of
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.secrets import known_secrets
 from perdure.daemon.tools.arguments import Arguments
 from perdure.daemon.tools.command import RUN_COMMAND, RunCommand
+from perdure.daemon.tools.follow_up import FOLLOW_UP, FollowUp
 from perdure.daemon.tools.http_request import HTTP_REQUEST, HttpRequest
 from perdure.daemon.tools.memory_tools import RECALL, REMEMBER, MemoryView, Recall, Remember
 from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolRefused, ToolSpec
@@ -25,13 +27,14 @@ from perdure.daemon.tools.undo import UNDO, Undo
 from perdure.daemon.tools.writing import APPEND_FILE, DELETE_FILE, MOVE_FILE, WRITE_FILE, writing_tools
 from perdure.errors import Problem, Problems
 from perdure.state.events import JSON
+from perdure.state.ledger import Ledger
 
 if TYPE_CHECKING:
     from perdure.daemon.mcp.servers import Servers
 
 _BUILT_IN = (
     LIST_FILES, READ_FILE, SEARCH_FILES, WRITE_FILE, APPEND_FILE, MOVE_FILE, DELETE_FILE,
-    RUN_COMMAND, HTTP_REQUEST, NOTIFY, RECALL, REMEMBER, UNDO,
+    RUN_COMMAND, HTTP_REQUEST, NOTIFY, RECALL, REMEMBER, UNDO, FOLLOW_UP,
 )  # fmt: skip
 
 
@@ -56,9 +59,16 @@ def _own_specs(config: Config) -> dict[str, ToolSpec]:
 
 
 def build_tools(
-    config: Config, *, memory: MemoryView, notifier: Notifier, servers: Servers | None = None
+    config: Config,
+    *,
+    memory: MemoryView,
+    notifier: Notifier,
+    servers: Servers | None = None,
+    ledger: Ledger | None = None,
+    now: Callable[[], int] | None = None,
 ) -> dict[str, Tool]:
-    """The tools themselves, by name; those of `servers` as the ledger knows them now. Raises Problems as `tool_specs` does."""
+    """The tools themselves, by name; those of `servers` as the ledger knows them now. Raises Problems as `tool_specs` does.
+    Without a ledger, `follow_up` can be prepared and not run."""
     specs = _own_specs(config)
     roots = declared_roots(config)
     stash, runner = Stash(config.state_dir, roots), Runner(config, roots)
@@ -71,6 +81,7 @@ def build_tools(
         Recall(memory),
         Remember(),
         Undo(roots, stash),
+        FollowUp(config, ledger, now or SystemClock().now),
         *(Operated(specs[name], tool, runner) for name, tool in config.tools.items()),
         *(servers.tools(roots) if servers is not None else ()),
     )

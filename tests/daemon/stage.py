@@ -99,7 +99,10 @@ class Stage:
         """Run every open slot to its end."""
         runner = SlotRunner(runtime, stop=_unexpected)
         endings = []
-        while slots := projections.slots(runtime.ledger.reader, open_only=True):
+        while slots := [
+            slot for slot in projections.slots(runtime.ledger.reader, open_only=True)
+            if slot.kind != "follow-up" or slot.due <= runtime.now()
+        ]:  # fmt: skip
             ending = await runner.run_slot(slots[0])
             if ending is not None:
                 endings.append(ending)
