@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from perdure.daemon.retention import drop_stashes
 from perdure.errors import PerdureError
 from perdure.state.events import JSON, MemoryCorrected, MemoryForgotten, MemoryPinned, MemoryUnpinned
 from perdure.state.retention import erase
@@ -77,12 +78,13 @@ def forget(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, reco
 def erase_payloads(
     ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, seqs: Sequence[int], reason: str
 ) -> Answer:
-    """Take the payloads of these events away for good; their hashes stay in the chain, with tombstones that say who and why."""
+    """Take the payloads of these events away for good; their hashes stay in the chain, with tombstones that say who and why.
+    Memory forgets what it made of them, and what was kept to undo their actions goes too."""
     del identifiers, now
     if not reason.strip():
         raise PerdureError("erase", "payloads", "no reason is given", "Say why with --reason: auditors will ask")
     erase(ledger, seqs, reason=reason, uid=uid)
-    return {"erased": list(seqs)}
+    return {"erased": list(seqs), "not_undoable": [*drop_stashes(ledger, seqs)]}
 
 
 def pins(reader: LedgerReader) -> Mapping[str, tuple[str | None, int, int]]:

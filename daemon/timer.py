@@ -13,6 +13,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from perdure.daemon import operations
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.daemon.retention import expire_payloads
 from perdure.daemon.scheduler import account
 from perdure.state import projections
 from perdure.state.ledger import LedgerUnwritable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.daemon.schedule import Schedule
     from perdure.daemon.tasks import Task
 
+FIRST_EXPIRY_SECONDS = 60.0  # after the start, then once a day
 LOOK_SECONDS = 1.0  # between looks that no firing asks for: clock jumps, expiring questions, slots that waited
 FUTURE_SECONDS = 60
 log = structlog.get_logger(__name__)
@@ -58,6 +60,8 @@ class Timer:
         """Account for what is due now, then keep looking."""
         self._scheduler.start()
         self._scheduler.add_job(self._look, "interval", seconds=LOOK_SECONDS, id="look")
+        soon = datetime.fromtimestamp(self._runtime.now() / MICROSECONDS + FIRST_EXPIRY_SECONDS, UTC)
+        self._scheduler.add_job(self._expire, "interval", days=1, id="expire", next_run_time=soon)
         self.reschedule()
 
     def stop(self) -> None:
@@ -68,7 +72,7 @@ class Timer:
     def reschedule(self) -> None:
         """Set the timers of the tasks now in force."""
         for job in self._scheduler.get_jobs():
-            if job.id != "look":
+            if job.id not in {"look", "expire"}:
                 job.remove()
         for task in self._runtime.tasks.values():
             if task.schedule is not None and task.schedule.timed:
@@ -107,6 +111,11 @@ class Timer:
         if drafts:
             ledger.commit(*drafts)
             self._wake()
+
+    async def _expire(self) -> None:
+        with self._loudly():
+            if count := await expire_payloads(self._runtime):
+                log.info("old requests and replies of models erased", payloads=count)
 
     async def _look(self) -> None:
         with self._loudly():

@@ -8,9 +8,10 @@ from typing import Final
 
 from perdure.state.events import Event, PayloadErased
 from perdure.state.ledger import Ledger
+from perdure.state.reading import LedgerReader
 
 EXPIRING_TYPES: Final = ("model.requested", "model.replied")
-_BATCH: Final = 500  # one commit each, so that a daemon's other writes wait milliseconds
+BATCH: Final = 500  # one commit each, so that a daemon's other writes wait milliseconds
 
 
 def erase(ledger: Ledger, seqs: Iterable[int], *, reason: str, uid: int | None = None) -> tuple[Event, ...]:
@@ -28,19 +29,24 @@ def expire_payloads(
     ledger: Ledger, before: int, *, types: Collection[str] = EXPIRING_TYPES, reason: str = "payloads.keep"
 ) -> int:
     """Erase the payloads of these types that were written before this moment (microseconds UTC); returns how many."""
+    found = expired(ledger.reader, before, types=types)
+    for start in range(0, len(found), BATCH):
+        ledger.commit(*(PayloadErased(erased=seq, reason=reason) for seq in found[start : start + BATCH]))
+    if found:
+        scrub(ledger)
+    return len(found)
+
+
+def expired(reader: LedgerReader, before: int, *, types: Collection[str] = EXPIRING_TYPES) -> list[int]:
+    """The events of these types from before this moment that still have their payload, and whose call is not open. Reads the
+    index of all payloads: in a long ledger a matter of seconds, so not for the loop."""
     marks = ", ".join("?" * len(types))
     sql = (
         "SELECT e.seq FROM payloads p JOIN events e ON e.seq = p.seq"  # noqa: S608 - only question marks are put in
         f" WHERE e.at < ? AND e.type IN ({marks}) AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.status IS NULL AND c.seq = e.seq)"
-        " ORDER BY e.seq LIMIT ?"
+        " ORDER BY e.seq"
     )
-    count = 0
-    while found := ledger.reader.rows(sql, before, *types, _BATCH):
-        ledger.commit(*(PayloadErased(erased=seq, reason=reason) for (seq,) in found))
-        count += len(found)
-    if count:
-        scrub(ledger)
-    return count
+    return [seq for (seq,) in reader.rows(sql, before, *types)]
 
 
 def scrub(ledger: Ledger) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,17 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     _sync(path.parent)
+
+
+def drop(state_dir: Path, action: str) -> bool:
+    """Remove what is stashed of an action, for good; returns whether there was anything."""
+    place = state_dir / "undo" / action
+    if not place.is_dir() or place.parent != state_dir / "undo":
+        return False
+    (place / MANIFEST).unlink(missing_ok=True)  # first: without it the rest counts as never stashed
+    shutil.rmtree(place)
+    _sync(place.parent)
+    return True
 
 
 def _sync(directory: Path) -> None:
