@@ -329,8 +329,8 @@ class TokensDrifted(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCircuit(Draft):
-    """A model's provider failed `failures` times in a row and is left alone until `until` (microseconds UTC), or is asked
-    again."""
+    """A model's provider has failed `failures` times in a row: it is `open`, left alone until `until` (microseconds UTC), or
+    `closed`, asked as always."""
 
     type: ClassVar[str] = "provider.circuit"
     model: str

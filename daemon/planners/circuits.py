@@ -32,8 +32,7 @@ class Circuits:
         self._changes: list[Draft] = []
         for event in recorded:
             body = event.body
-            is_open = body["state"] == "open"
-            self._circuits[body["model"]] = _Circuit(body["failures"], body.get("until", 0)) if is_open else _Circuit()
+            self._circuits[body["model"]] = _Circuit(body["failures"], body.get("until", 0))
 
     def open_until(self, model: str) -> int | None:
         """Until when the model is left alone (microseconds UTC); None where it may be asked. When the time is up, one call
@@ -46,6 +45,7 @@ class Circuits:
         circuit = self._circuits.setdefault(model, _Circuit())
         circuit.failures += 1
         if circuit.failures < FAILURES_MAX:
+            self._changes.append(ProviderCircuit(model=model, state="closed", failures=circuit.failures))
             return
         seconds = min(SECONDS_MAX, SECONDS_FIRST * 2.0 ** min(16, circuit.failures - FAILURES_MAX))
         circuit.until = self._now() + int(seconds * MICROSECONDS)
@@ -55,7 +55,7 @@ class Circuits:
     def answered(self, model: str) -> None:
         """The model answered: it may be asked again."""
         circuit = self._circuits.pop(model, None)
-        if circuit is not None and circuit.until:
+        if circuit is not None and circuit.failures:
             self._changes.append(ProviderCircuit(model=model, state="closed", failures=0))
 
     def changes(self) -> list[Draft]:

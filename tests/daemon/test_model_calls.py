@@ -1,0 +1,209 @@
+"""Model calls across sessions and restarts: caps and their warnings, providers that fail, counts that differ, receipts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.daemon.drawing import plan, write
+from tests.daemon.stage import Stage, events
+from tests.daemon.test_voting import CONFIG, TASK, VOTES
+
+from perdure.daemon.planners import providers
+from perdure.daemon.planners.circuits import FAILURES_MAX, Circuits
+from perdure.daemon.planners.moves import Finish
+from perdure.state import projections
+
+_SPEC = importlib.util.spec_from_file_location(
+    "scripted_server_calls", Path(__file__).parent / "planners" / "scripted_server.py"
+)
+scripted = importlib.util.module_from_spec(_SPEC)
+sys.modules["scripted_server_calls"] = scripted
+_SPEC.loader.exec_module(scripted)
+
+
+@pytest.fixture
+def server():
+    with scripted.serving() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch) -> None:
+    monkeypatch.setattr(providers, "PAUSES_SECONDS", (0.01, 0.01))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    stage = Stage(tmp_path / "workspace")
+    stage.write("perdure.toml", CONFIG)
+    stage.write("tasks/report.md", TASK)
+    return stage
+
+
+def writes(path: str) -> tuple[str, str]:
+    return "write_file", json.dumps({"path": path, "text": "x", "confidence": 0.9})
+
+
+async def test_the_draws_of_a_vote_are_calls_of_their_own_that_can_differ(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("policies/policy.yaml", VOTES)
+    right = scripted.message(calls=[writes("right.md")])
+    wrong = scripted.message(calls=[writes("wrong.md")])
+    finish = scripted.message(calls=[("finish", '{"says": "done"}')])
+    server.script[:] = [wrong, right, right, right, finish]
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        (vote,) = events(runtime, "vote.held")
+        assert (vote.body["draws"], vote.body["won"]) == (4, True)
+        charged = [event.body["charged_tokens"] for event in events(runtime, "model.replied")]
+        assert charged == [320] * 5
+    temperatures = [asked.get("temperature") for asked in server.asked]
+    assert temperatures == [0.0, 0.7, 0.7, 0.7, 0.0]
+    assert len({json.dumps(asked["messages"]) for asked in server.asked[:4]}) == 1  # nobody sees another's draw
+    assert (stage.directory / "right.md").exists()
+
+
+async def test_a_provider_that_keeps_failing_is_left_alone_also_after_a_restart(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    server.script[:] = [scripted.raw(500, b"{}")]
+    for _ in range(3):
+        async with stage.runtime() as runtime:
+            ending = await stage.run(runtime, "report")
+            assert ending.status == "failed"
+            assert "provider-failed" in projections.slots(runtime.ledger.reader, task="report", limit=1)[0].rule
+    async with stage.runtime() as runtime:
+        opened = events(runtime, "provider.circuit")
+        assert [event.body["state"] for event in opened] == ["closed"] * 4 + ["open"]
+        runtime.ledger.commit(*_resumed(runtime))
+        asked = len(server.asked)
+        ending = await stage.run(runtime, "report")
+        assert "left alone until" in ending.reason
+        assert len(server.asked) == asked  # not asked, and nothing charged
+        last = events(runtime, "model.replied")[-1]
+        assert last.body["charged_tokens"] == 0
+        stage.clock.forward(3_600)
+        server.script[:] = [scripted.message(calls=[("finish", "{}")])]
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        assert events(runtime, "provider.circuit")[-1].body["state"] == "closed"
+
+
+def _resumed(runtime):
+    from perdure.state.events import Resumed
+
+    return [Resumed(task="report", by="test")] if projections.paused(runtime.ledger.reader, "report") else []
+
+
+def test_a_circuit_opens_for_longer_each_time_and_one_answer_closes_it() -> None:
+    now = [0]
+    circuits = Circuits(lambda: now[0])
+    for _ in range(FAILURES_MAX - 1):
+        circuits.failed("m")
+    assert circuits.open_until("m") is None
+    lengths = []
+    for _ in range(6):
+        circuits.failed("m")
+        until = circuits.open_until("m")
+        lengths.append((until - now[0]) // 1_000_000)
+        now[0] = until
+        assert circuits.open_until("m") is None  # one call may try
+    assert lengths == [60, 120, 240, 480, 900, 900]
+    circuits.answered("m")
+    assert circuits.changes()[-1].state == "closed"
+    circuits.failed("m")
+    assert circuits.open_until("m") is None
+    assert [change.state for change in circuits.changes()] == ["closed"]
+
+
+async def test_a_provider_that_counts_more_is_an_event_and_its_factor_outlives_the_daemon(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    usage = {"prompt_tokens": 1_300, "completion_tokens": 20, "total_tokens": 1_320}
+    server.script[:] = [scripted.message(calls=[("finish", "{}")], usage=usage)]
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+        (drifted,) = events(runtime, "tokens.drifted")
+        assert drifted.body["reported"] == 1_300
+        factor = drifted.body["factor"]
+        assert factor >= 1_300 / drifted.body["counted"]
+        before = events(runtime, "model.requested")[-1].body["prompt_tokens"]
+    async with stage.runtime() as runtime:
+        planner = runtime.plan(runtime.tasks["report"])
+        assert planner.factor == factor
+        await stage.run(runtime, "report")
+        assert events(runtime, "model.requested")[-1].body["prompt_tokens"] > before
+
+
+BUDGETS = """
+[budgets]
+tokens_per_hour = 1000
+[budgets.tasks.report]
+tokens_per_month = 700
+"""
+
+
+async def test_caps_warn_at_80_percent_once_refuse_calls_then_slots_and_survive_a_restart(stage: Stage) -> None:
+    stage.write("perdure.toml", CONFIG.replace("[memory]", BUDGETS + "[memory]"))
+
+    def warned(runtime) -> list[str]:
+        alarms = events(runtime, "alarm.raised")
+        return [event.body["about"] for event in alarms if event.body["code"] == "budget-warning"]
+
+    for number in range(6):
+        async with stage.runtime() as runtime:  # 110 tokens each
+            plan(runtime, lambda view: Finish(says=""))
+            assert (await stage.run(runtime, "report")).status == "unverified"
+            assert warned(runtime) == (["task report in any 30 days"] if number == 5 else [])
+    async with stage.runtime() as runtime:
+        plan(runtime, lambda view: Finish(says=""))
+        ending = await stage.run(runtime, "report")  # 660 are used: the next call could take 150
+        assert ending.status == "limited"
+        assert "660" in ending.reason
+        assert "700" in ending.reason
+        plan(runtime, lambda view: Finish(says=""), prompt_tokens=20, completion_cap=20)
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        plan(runtime, lambda view: Finish(says=""), prompt_tokens=0, completion_cap=10)
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        assert len(warned(runtime)) == 1
+        from perdure.daemon import operations
+
+        operations.ask_for_session(runtime.ledger, runtime.now(), 0, task="report")
+        assert await stage.run_open_slots(runtime) == []
+        slot = projections.slots(runtime.ledger.reader, task="report", limit=1)[0]
+        assert slot.outcome == "refused"
+        assert slot.rule == "budgets: 700 of 700 tokens for task report in any 30 days are used"
+    stage.clock.forward(31 * 86_400)
+    async with stage.runtime() as runtime:
+        plan(runtime, lambda view: Finish(says=""))
+        assert (await stage.run(runtime, "report")).status == "unverified"
+
+
+async def test_what_was_shortened_for_a_call_has_a_receipt(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("tasks/report.md", TASK.replace("steps: 4, context: 4000", "steps: 9, context: 2000"))
+    for number in range(6):
+        stage.write(f"inbox/{number}.log", f"line {number} " * 300)
+    reads = [scripted.message(calls=[("read_file", json.dumps({"path": f"inbox/{n}.log"}))]) for n in range(6)]
+    server.script[:] = [*reads, scripted.message(calls=[("finish", "{}")])]
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+        receipts = events(runtime, "context.shortened")
+        assert receipts
+        calls = {event.body["call"]: event.body for event in events(runtime, "model.requested")}
+        for receipt in receipts:
+            assert calls[receipt.body["call"]]["prompt_tokens"] == receipt.body["prompt_tokens"] <= 2000
+            actions = runtime.ledger.reader.payload(receipt.seq)["actions"]
+            assert len(actions) == receipt.body["shortened"]
+            for action in actions:
+                assert projections.action(runtime.ledger.reader, action) is not None
+
+
+async def test_a_step_without_any_valid_answer_costs_what_it_cost_and_does_nothing(stage: Stage) -> None:
+    async with stage.runtime() as runtime:
+        plan(runtime, lambda view: write("../outside.md"))
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert not events(runtime, "action.intended")
+        assert projections.open_calls(runtime.ledger.reader) == []
