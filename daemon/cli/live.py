@@ -37,6 +37,7 @@ class _Step:
     number: int
     tool: str
     args: str
+    effect: str = ""
     decision: str = ""
     rules: str = ""
     reason: str = ""
@@ -49,6 +50,7 @@ class _Running:
     session: str
     steps_max: float
     bounds: Mapping[str, Any]
+    dry_run: bool = False
     steps: dict[str, _Step] = field(default_factory=dict)
     doing: str = "beginning"
     number: int = 0
@@ -183,7 +185,9 @@ class LiveView:
 
     def _session_opened(self, event: Event, body: Mapping[str, Any]) -> None:
         bounds = body["bounds"]
-        self._running[body["session"]] = _Running(body["task"], body["session"], bounds.get("steps") or 0, bounds)
+        self._running[body["session"]] = _Running(
+            body["task"], body["session"], bounds.get("steps") or 0, bounds, dry_run=bool(body.get("dry_run"))
+        )
         words = f"{body['planner']}{' ' + body['model'] if body.get('model') else ''}"
         if body.get("resumes"):
             words += f", resumes {short(body['resumes'])}"
@@ -231,7 +235,10 @@ class LiveView:
         payload = self._payload(event.seq)
         args = payload.get("args") if isinstance(payload, dict) else None
         step = _Step(
-            body["step"], body["tool"], brief_arguments(args if isinstance(args, dict) else {}, self._args_width())
+            body["step"],
+            body["tool"],
+            brief_arguments(args if isinstance(args, dict) else {}, self._args_width()),
+            body["effect"],
         )
         if body["tool"] == "notify" and isinstance(args, dict):
             step.message = (str(args.get("title", "")), str(args.get("text", "")))
@@ -244,9 +251,14 @@ class LiveView:
         names = [str(rule["name"]) for rule in body["rules"] if rule["decide"] == body["decision"]] or [
             str(r["name"]) for r in body["rules"]
         ]
-        step.rules = ", ".join(names)
+        step.rules = shorten(", ".join(names))
         if body["decision"] == "deny":
             self._print_in(event, *self._what(step), ("✗ denied", "bad"), _by(step))
+        elif (running := self._running.get(body["session"])) is not None and running.dry_run:
+            if body["decision"] == "escalate":
+                self._print_in(event, *self._what(step), ("? would ask a person", "ask"), _by(step))
+            elif step.effect != "read":  # reads are done, and shown when they have ended
+                self._print_in(event, *self._what(step), (step.decision, "good"), _by(step), ("  not done", "warn"))
 
     def _action_intended(self, event: Event, body: Mapping[str, Any]) -> None:
         del event
@@ -386,7 +398,7 @@ class LiveView:
 
 
 def _by(step: _Step) -> tuple[str, str]:
-    if step.decision == "escalate" and step.rules:
+    if step.rules and (step.decision == "escalate" or step.rules.startswith("a person ")):
         return (f" ({step.rules})", "faint")
     return (f" by {step.rules}" if step.rules else f" {step.reason}".rstrip(), "faint")
 

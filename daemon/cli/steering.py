@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
-from perdure.daemon.cli.terminal import exact
+from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import short
+
+if TYPE_CHECKING:
+    from perdure.state.events import JSON
 
 
 @click.command()
@@ -74,4 +79,12 @@ def undo(invocation: Invocation, action: str) -> None:
     if invocation.as_json:
         invocation.emit("undone", result)
         return
-    invocation.say(("Undone", "good"), f": {short(action)}. ", exact(result))
+    invocation.say(("Undone", "good"), f": {short(action)}. ", undone_words(result))
+
+
+def undone_words(answer: JSON) -> str:
+    """Each file that was brought back and what it is now; all of the answer, where it has another shape."""
+    match answer:
+        case {"result": {"restored": [*files]}} if files:
+            return "; ".join(f"{one_line(str(f['path']))} is {f['is']}" for f in files if isinstance(f, dict))
+    return exact(answer)

@@ -90,7 +90,9 @@ def _print(
         words += f", epoch {report.epoch}, head #{report.head.seq} "
         digest = (short_digest(report.head.hash), "faint")
         invocation.say(("✓ OK", "good"), words, digest, f", anchored up to #{report.anchored}")
-        if checked_until is not None:
+        if checked_until == 0:
+            invocation.say(("• slots", "faint"), ": no daemon has run here yet, so no firing was expected")
+        elif checked_until is not None:
             invocation.say(("✓ slots", "good"), f": every firing of the last {since / DAY:g} days up to "
                            f"{full_moment(checked_until, invocation.zone)} is accounted for")  # fmt: skip
         return
@@ -101,6 +103,7 @@ def _print(
 def accounted_until(invocation: Invocation) -> int:
     """Up to when firings can be expected to have their slots: just now while a daemon runs, else when the last one ended
     (what was missed since is accounted for when the next one starts)."""
+    from perdure.state import projections
     from perdure.state.ownership import holder
 
     if holder(invocation.state_dir) is not None:
@@ -108,7 +111,10 @@ def accounted_until(invocation: Invocation) -> int:
     reader = invocation.ledger
     for event in reader.events(types=("daemon.stopped", "daemon.started"), newest_first=True, limit=1):
         if event.type == "daemon.stopped":
-            return event.at
+            # From the wish to stop to the end of what still ran, no slot was opened: the next start accounts for those.
+            last = (projections.last_slot(reader, row.task, "scheduled") for row in projections.tasks(reader))
+            accounted = max((slot.last_due or slot.due for slot in last if slot is not None), default=0)
+            return min(event.at, max(accounted, event.at - GRACE))
         # It crashed: its last account of a schedule is what can be held against it.
         return max((slot_at for slot_at in _accounts(reader, event.seq)), default=event.at)
     return 0

@@ -148,6 +148,23 @@ def test_verify_names_a_firing_that_has_no_slot(parked, story):
     assert "slot-gap" in text
 
 
+def test_verify_leaves_firings_during_the_stop_to_the_next_start(parked, story):
+    from perdure.state.events import DaemonStopped
+
+    assert "1970" not in parked.text("verify")
+    parked.at = story.START + story.HOUR + 20_000_000  # due 20 s ago, while the last step was still running
+    parked.write([(DaemonStopped(fence=1, reason="SIGTERM"),)])
+    assert "✓ slots" in parked.text("verify")
+
+
+def test_verify_where_no_daemon_has_run_promises_nothing(parked):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perdure.daemon.cli.verification.accounted_until", lambda _: 0)
+        text = parked.text("verify")
+    assert "no daemon has run here yet" in text
+    assert "1970" not in text
+
+
 def test_verify_without_a_ledger_says_so(empty):
     result = empty.call("verify")
     assert result.exit_code == 1

@@ -55,3 +55,11 @@ def test_an_open_action_cannot_be_erased(parked):
     result = parked.call("ledger", "erase", str(block["seqs"][0]), "--reason", "why not", "--yes")
     assert result.exit_code == 1
     assert parked.json("ledger", "show")["steps"][2]["args"] == {"ip": "203.0.113.9"}
+
+
+def test_what_was_undone_is_told_file_by_file():
+    from perdure.daemon.cli.steering import undone_words
+
+    answer = {"action": "X", "result": {"restored": [{"path": "out/v.txt", "is": "as before"}]}, "seconds": 0.1}
+    assert undone_words(answer) == "out/v.txt is as before"
+    assert "seconds" in undone_words({"seconds": 0.1})

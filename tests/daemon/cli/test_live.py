@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from zoneinfo import ZoneInfo
 
@@ -87,6 +88,40 @@ def test_failures_and_refusals_are_shown(empty, story):
     text = played(empty, commits)
     assert "✗ denied by never" in text
     assert "disk full" in text
+
+
+def test_a_dry_run_shows_what_was_decided_and_not_done(empty, story):
+    opening = [
+        tuple(dataclasses.replace(draft, dry_run=True) if draft.type == "session.opened" else draft for draft in drafts)
+        for drafts in story.until_the_question()[:4]
+    ]
+    ask = dict(story.RULE_REPORTS, decide="escalate", name="writing is for a person")
+    commits = [
+        *opening,
+        (
+            story.proposed(story.LIST, 1, "append_file", "probeable", {"path": "a"}, {"path": ["instruction"]}),
+            story.decided(story.LIST, "auto", story.RULE_REPORTS, reason="allowed"),
+        ),
+        (
+            story.proposed(story.WRITE, 2, "write_file", "idempotent", {"path": "b"}, {"path": ["instruction"]}),
+            story.decided(story.WRITE, "escalate", ask, reason="escalated"),
+        ),
+    ]
+    text = played(empty, commits)
+    assert 'append_file path="a"  auto by reports  not done' in text
+    assert 'write_file path="b"  ? would ask a person (writing is for a person)' in text
+
+
+def test_a_refusal_that_stands_is_told_as_a_sentence(empty, story):
+    rule = dict(story.RULE_REPORTS, decide="deny", name=f"a person refused this ({story.QUESTION})", file="ledger")
+    commits = [
+        *story.until_the_question()[:4],
+        (
+            story.proposed(story.LIST, 1, "block_ip", "probeable", {"ip": "203.0.113.9"}, {"ip": ["model"]}),
+            story.decided(story.LIST, "deny", rule, reason="denied"),
+        ),
+    ]
+    assert "✗ denied (a person refused this (Q0EST1))" in played(empty, commits)
 
 
 def test_a_terminal_that_goes_away_ends_the_view_and_not_the_daemon(empty, story):
