@@ -33,7 +33,7 @@ async def recover(runtime: Runtime) -> int:
         await mark_unknown(runtime, row, "the daemon ended while this ran")
         count += 1
     for row in projections.unknown_actions(reader):
-        if row.effect not in REPEATABLE:  # those are run again by the session that goes on
+        if row.effect not in REPEATABLE:  # those are for the session that goes on
             await settle(runtime, row)
     for session in projections.open_sessions(reader):
         await _close(runtime, session)

@@ -17,18 +17,20 @@ from perdure.state.events import JSON, ActionEnded, ActionStatus, EscalationOpen
 if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.steps import Steps
+    from perdure.daemon.tasks import Task
     from perdure.state.projections import ActionRow
 
 QUESTION_SECONDS = 7 * 86_400  # how long a person has to say whether an action of class `once` may run again
 SETTLE_SECONDS = 60.0
-REPEATABLE = ("read", "idempotent")
+REPEATABLE = ("read", "idempotent", "probeable")  # run again where that is safe, by the session that goes on
 
 
 async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -> ActionStatus:
     """Settle one action whose outcome is `unknown` in the ledger; returns what it is now.
 
-    read and idempotent run again under the same key, by the `steps` of an open session; probeable is probed; `once`, and
-    whatever can no longer be prepared as it was or has no session to run again in, asks a person.
+    read and idempotent run again under the same key, by the `steps` of an open session; probeable is probed, and runs again
+    where it did not happen; `once`, and whatever can no longer be prepared as it was or has no session to run again in, asks
+    a person.
     """
     task, tool = runtime.tasks.get(row.task), runtime.tools.get(row.tool)
     proposal = recorded_proposal(runtime.ledger.reader, row)
@@ -36,7 +38,13 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
     if task is None or tool is None or prepared is None:
         why = "the tool, its task or what it would act on has changed, so that it cannot be checked"
     elif row.effect in REPEATABLE:
-        if row.approval is not None:
+        happened = await _probe(task, tool, prepared, row) if row.effect == "probeable" else False
+        if happened:
+            await runtime.ledger.write(_ended(row, "succeeded", "the probe says that it happened"))
+            return "succeeded"
+        if happened is None:
+            why = "its probe cannot tell whether it happened"
+        elif row.approval is not None:
             why = "a person approved one attempt, and that was it"
         elif steps is None:
             why = "the session it belonged to was not taken up again"
@@ -56,22 +64,11 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
             )
             if again.status in ("succeeded", "failed"):
                 return again.status
-            why = "it was run again, and again its outcome was not seen"
-    elif row.effect == "probeable":
-        call = Call(
-            action=row.action,
-            session=row.session,
-            attempt=row.attempt,
-            seconds_max=SETTLE_SECONDS,
-            scope=memory_scope(task),
-        )
-        happened = await tool.probe(prepared, call)
-        if happened is not None:
-            status: ActionStatus = "succeeded" if happened else "failed"
-            said = "the probe says that it happened" if happened else "the probe says that it did not happen"
-            await runtime.ledger.write(_ended(row, status, said))
-            return status
-        why = "its probe cannot tell whether it happened"
+            why, happened = "it was run again, and again its outcome was not seen", None
+        if row.effect == "probeable" and happened is False:
+            said = f"the probe says that it did not happen; not run again: {why}"
+            await runtime.ledger.write(_ended(row, "failed", said))
+            return "failed"
     else:
         why = "it may have happened or not, and running it twice is not safe"
     if row.effect == "read":  # nothing happened that a person could be asked about
@@ -79,6 +76,17 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
         return "failed"
     await _ask(runtime, row, proposal, why, parks=steps is not None or row.effect not in REPEATABLE)
     return "unknown"
+
+
+async def _probe(task: Task, tool: Tool, prepared: Prepared, row: ActionRow) -> bool | None:
+    call = Call(
+        action=row.action,
+        session=row.session,
+        attempt=row.attempt,
+        seconds_max=SETTLE_SECONDS,
+        scope=memory_scope(task),
+    )
+    return await tool.probe(prepared, call)
 
 
 async def mark_unknown(runtime: Runtime, row: ActionRow, why: str) -> None:

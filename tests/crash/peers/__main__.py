@@ -87,15 +87,16 @@ class Bench:
             "HTTPS_PROXY": "http://127.0.0.1:9",
         }
         self.directory = directory
-        self.process = subprocess.Popen(
-            [python, "-m", "tests.crash.peers.server", system],
-            cwd=REPOSITORY,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(directory / f"{system}.errors").open("w"),
-            text=True,
-        )
+        with (directory / f"{system}.errors").open("w") as errors:
+            self.process = subprocess.Popen(
+                [python, "-m", "tests.crash.peers.server", system],
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         self.template = self._furnish(directory / f"{system}-template")
         self.ask(self.template, "prepare")
         self.numbers = iter(range(10**9))
