@@ -62,6 +62,10 @@ attempt .venv/bin/pip install --disable-pip-version-check --no-input --require-h
 index=$(.venv/bin/pip config get global.index-url 2>/dev/null || true)
 index=${PIP_INDEX_URL:-$index}
 [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+# The same for certificates: those that pip is told to trust (a company's proxy has its own), and those of the system.
+certificates=${PIP_CERT:-$(.venv/bin/pip config get global.cert 2>/dev/null || true)}
+[ -z "$certificates" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$certificates}"
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 locked=(--require-hashes --only-binary :all: -r "$(lock_of "$what")")
 attempt .venv/bin/uv pip install --python .venv/bin/python "${locked[@]}" ||
     { say "make setup: uv did not manage (see $log); trying pip, which is slower ..."
