@@ -12,6 +12,7 @@ from watchfiles import awatch
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.config import CONFIG_NAME, load_config
 from perdure.daemon.gate import files_changed_since
+from perdure.daemon.mcp.settings import SEPARATOR
 from perdure.daemon.opening import anchored, configuration_events
 from perdure.daemon.schedule import Watch
 from perdure.daemon.scheduler import free, opened
@@ -53,13 +54,23 @@ class Reloader:
 
     async def _follow_servers(self) -> None:
         """What MCP servers list decides which tools there are; asking them all is the first thing a daemon does."""
-        changed = self._runtime.servers.changed
-        asking = asyncio.create_task(self._runtime.servers.discover(), name="discovery")
+        servers, told = self._runtime.servers, dict[str, str]()
+        changed = servers.changed
+        asking = asyncio.create_task(servers.discover(), name="discovery")
         try:
             while True:
                 await changed.wait()
                 changed.clear()
                 await self.reload()
+                waiting = servers.waiting()
+                for name in sorted(name for name, hash in waiting.items() if told.get(name) != hash):
+                    server = name.partition(SEPARATOR)[0]
+                    text = (
+                        f"{name} is no longer what a person accepted: every call of it asks. "
+                        f"`perdure tools accept {server}` shows the change and accepts it"
+                    )
+                    await self._runtime.alarm("tool-changed", text, about=name)
+                told = waiting
         finally:
             asking.cancel()
 

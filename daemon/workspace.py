@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perdure.daemon.config import Config, load_config
@@ -47,7 +48,7 @@ def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorks
         tasks = load_tasks(config.workspace / TASKS, known_tools=frozenset(specs), timezone=config.timezone)
         problems += [problem for task in tasks.values() for problem in check_planner(task, config)]
     except Problems as error:
-        problems += error.problems
+        problems += [_about_servers(problem, config) for problem in error.problems]
     try:
         policies = load_policies([config.workspace / POLICIES], signatures(specs), workspace=config.workspace)
     except Problems as error:
@@ -55,6 +56,16 @@ def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorks
     if problems or policies is None:
         raise Problems("load", problems)
     return LoadedWorkspace(config=config, specs=specs, tasks=tasks, policies=policies)
+
+
+def _about_servers(problem: Problem, config: Config) -> Problem:
+    """An unknown tool of a known MCP server is one that nobody has asked for yet."""
+    found = re.fullmatch(r"the unknown tool `(\w+?)__.*`", problem.found)
+    if found is None or found[1] not in config.mcp:
+        return problem
+    return replace(
+        problem, expected=f"{problem.expected}; `perdure tools accept {found[1]}` asks the server for its tools"
+    )
 
 
 class _AnyTool(frozenset[str]):

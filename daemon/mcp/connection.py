@@ -202,9 +202,7 @@ class Connection:
         return self.traffic.fault or f"{str(innermost)[:500] or type(innermost).__name__}"
 
     def _unreachable(self, cause: str) -> Unreachable:
-        hint = (
-            f"Its standard error is in state/mcp/{self.server}.stderr; `perdure tools --check {self.server}` tries it"
-        )
+        hint = f"Its standard error is in state/mcp/{self.server}.stderr; `perdure tools accept {self.server}` tries it"
         return Unreachable("reach", f"the MCP server {self.server}", cause, hint)
 
     def _no_reply(self, tool: str, cause: str) -> NoReply:

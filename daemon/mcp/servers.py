@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from perdure.errors import PerdureError
+from perdure.state import projections
 
 if TYPE_CHECKING:
     from perdure.daemon.clock import Clock
@@ -59,6 +60,12 @@ class Servers:
 
         known = known_tools(self._config, self._ledger.reader)
         return [McpTool(tool, self._servers[tool.server], self._ledger.reader, roots) for tool in known.values()]
+
+    def waiting(self) -> dict[str, str]:
+        """Tools that differ from what a person accepted: name to the hash of what the server lists now."""
+        reader, config = self._ledger.reader, self._config
+        rows = [row for server in config.mcp for row in projections.outside_tools(reader, server)]
+        return {row.name: row.listed_hash or "" for row in rows if row.accepted_hash not in (None, row.listed_hash)}
 
     async def discover(self, names: Sequence[str] = ()) -> list[Discovery]:
         """Ask the named servers (or all) what tools they have; the ledger keeps what differs. Never raises for a server."""

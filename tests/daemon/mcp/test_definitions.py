@@ -35,7 +35,7 @@ def found(schema, **more):
     return definition({"name": "t", "inputSchema": schema, **more})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(KEYWORDS, VALUES, max_size=5))
 def test_any_schema_becomes_a_closed_one_or_a_reason(schema) -> None:
     try:

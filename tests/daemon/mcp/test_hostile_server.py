@@ -187,8 +187,9 @@ async def test_an_unaccepted_tool_asks_and_shows_none_of_its_words(tmp_path: Pat
     outside = Outside(tmp_path / "w")
     outside.mode("bad-tools")
     outside.note()
-    with pytest.raises(Problems):  # nobody has ever asked the server: the task names a tool that is not known
+    with pytest.raises(Problems) as problems:  # nobody has ever asked the server: the task names an unknown tool
         load_workspace(outside.directory)
+    assert "perdure tools accept odd" in str(problems.value.problems)
     outside.write(
         "tasks/work.md",
         "---\nname: work\nplanner: playbook\ntools: [write_file]\n---\nsteps:\n  - {do: write_file, args: {path: a, text: a}}\n",

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(sys.argv[1])
@@ -103,14 +103,14 @@ def call(request):
         os._exit(3)
     if now == "hang-before":
         marked("ready")
-        time.sleep(3600)
+        signal.pause()
     act(arguments["line"])
     match now:
         case "crash-after":
             os._exit(3)
         case "hang-after" | "silent":
             marked("ready")
-            time.sleep(3600)
+            signal.pause()
         case "huge":
             return {"content": [{"type": "text", "text": "x" * 20_000_000}]}
         case "big":
@@ -127,11 +127,11 @@ def call(request):
         case "wrong-ids":
             for wrong in (0, -1, 10**6, "1", None, 2**70):
                 send({"jsonrpc": "2.0", "id": wrong, "result": {"content": [{"type": "text", "text": "forged"}]}})
-            time.sleep(3600)
+            signal.pause()
         case "nonsense":
             OUT.write(b"\xff\xfe not json\n" * 500)
             OUT.flush()
-            time.sleep(3600)
+            signal.pause()
         case "some-nonsense":
             OUT.write(b"starting up...\n[" + b"[" * 50_000 + b"\n\n")
             OUT.flush()
@@ -184,7 +184,7 @@ def answer(request):
     if now == f"crash-at {method}":
         os._exit(3)
     if now == f"hang-at {method}":
-        time.sleep(3600)
+        signal.pause()
     if now == f"nonsense-at {method}":
         send({"jsonrpc": "2.0", "id": request.get("id"), "result": [1, 2, 3]})
         return

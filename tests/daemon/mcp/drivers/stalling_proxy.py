@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 HERE = Path(sys.argv[1])
@@ -28,7 +27,7 @@ def stalls(when: str, message: dict) -> bool:
 
 def stall() -> None:
     (HERE / "ready").write_text("")
-    time.sleep(3600)
+    threading.Event().wait()
 
 
 server = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
