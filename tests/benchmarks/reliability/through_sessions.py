@@ -1,0 +1,207 @@
+"""The same workflows through real sessions: real ledger, memory, policies, votes, confidence and postconditions; the planner
+and what the tools do to the places are this experiment's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+import structlog
+
+from perdure.daemon import operations
+from perdure.daemon.clock import SystemClock
+from perdure.daemon.opening import open_runtime, own_ledger
+from perdure.daemon.planners.moves import Finish, Reply, Request, Usage, View
+from perdure.daemon.runtime import Runtime
+from perdure.daemon.slot_runner import SlotRunner
+from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolSpec
+from perdure.daemon.workspace import load_workspace
+from perdure.state import projections
+from perdure.state.events import JSON
+
+from .in_memory import MODEL, TASK
+from .workflows import ANSWER_TOKENS, TOOLS, Cell, Outcome, Row, Workflow, prompt_tokens
+
+WARM_UP = 60  # workflows before the counted ones, without floor and retries, for the confidence to learn from
+CONFIG = """
+timezone = "UTC"
+[memory]
+embedding = "none"
+[model]
+name = "stochastic"
+base_url = "http://127.0.0.1:9/v1"
+prices = {input = 0, output = 0}
+completion_tokens = 200
+"""
+FRONT = """---
+name: workflow
+planner: model
+tools: [put, note]
+while_parked: run
+retries: {retries}
+bounds: {{steps: {steps}, context: 8000, tokens: 5000000, minutes: 60}}
+{postconditions}---
+Put every value in its place.
+"""
+POSTCONDITIONS = "postconditions:\n  - file_contains: {path: verdict.txt, text: well done}\n"
+
+
+class HastyClock(SystemClock):
+    """Nobody waits between two tries."""
+
+    async def sleep(self, seconds: float) -> None:
+        del seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Scene:
+    """The workflow at hand, and its places."""
+
+    directory: Path
+    random: Random
+    seed: int
+    workflow: Workflow | None = None
+    places: dict[str, int] = field(default_factory=dict)
+    sessions: int = 0
+    tokens: int = 0
+
+    def begin(self, workflow: Workflow) -> None:
+        self.workflow, self.places, self.sessions, self.tokens = workflow, {}, 0, 0
+
+    def judge(self) -> None:
+        """The verifier looks at the places and leaves its word where the postcondition finds it."""
+        assert self.workflow is not None
+        well = self.workflow.verdict(self.places, self.seed, self.sessions - 1)
+        (self.directory / "verdict.txt").write_text("well done" if well else "something is wrong")
+
+
+@dataclass(frozen=True)
+class PlaceTool:
+    """A tool whose specification, checks and digests are the real ones."""
+
+    real: Tool
+    scene: Scene
+
+    @property
+    def spec(self) -> ToolSpec:
+        return self.real.spec
+
+    def prepare(self, args: Mapping[str, JSON]) -> Prepared:
+        return replace(self.real.prepare(args), sandboxed=True)
+
+    async def run(self, prepared: Prepared, call: Call) -> Result:
+        del call
+        if self.spec.name == "put":
+            self.scene.places[str(prepared.args["place"])] = int(str(prepared.args["value"]))
+        return Result(ok=True, value=None)
+
+    async def probe(self, prepared: Prepared, call: Call) -> bool | None:
+        del prepared, call
+        return None
+
+
+class StochasticPlanner:
+    """Draws from the workflow at hand; one of these plans one session."""
+
+    name = "model"
+    model: str | None = MODEL
+    factor = 1.0
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        scene.sessions += 1
+
+    def overhead(self, tools: Sequence[ToolSpec]) -> int:
+        del tools
+        return 0
+
+    def request(self, view: View) -> Request | None:
+        tokens = prompt_tokens(len(view.taken))
+        return Request(
+            model=MODEL, prompt_tokens=tokens, completion_cap=ANSWER_TOKENS, usd_max=0.0, body={"step": view.step}
+        )
+
+    async def propose(self, view: View, request: Request | None, seconds_max: float) -> Reply:
+        del seconds_max
+        scene, step = self._scene, 0
+        assert request is not None
+        assert scene.workflow is not None
+        for taken in view.taken:
+            step = scene.workflow.position_after(step, taken.proposal)
+        move = scene.workflow.draw(step, scene.random)
+        if isinstance(move, Finish):
+            scene.judge()
+        usage = Usage(input_tokens=request.prompt_tokens, output_tokens=ANSWER_TOKENS)
+        scene.tokens += request.prompt_tokens + ANSWER_TOKENS
+        return Reply(move=move, usage=usage)
+
+
+def furnish(row: Row, steps: int, directory: Path) -> None:
+    for name in ("policies", "tasks", "tools"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    (directory / "perdure.toml").write_text(CONFIG + TOOLS)
+    (directory / "tools/act").write_text("#!/bin/sh\nexit 0\n")
+    (directory / "tools/act").chmod(0o755)
+    (directory / "policies/policy.yaml").write_text(row.policy())
+    front = FRONT.format(
+        retries=row.retries, steps=steps + 5, postconditions=POSTCONDITIONS if row.postconditions else ""
+    )
+    (directory / "tasks/workflow.md").write_text(front)
+
+
+@contextlib.asynccontextmanager
+async def opened(directory: Path, scene: Scene) -> AsyncIterator[Runtime]:
+    loaded = load_workspace(directory)
+    with own_ledger(loaded.config, HastyClock()) as owned:
+        async with open_runtime(owned, loaded) as runtime:
+            runtime.tools = {
+                name: PlaceTool(tool, scene) if name in ("put", "note") else tool
+                for name, tool in runtime.tools.items()
+            }
+            runtime.plan = lambda task: StochasticPlanner(scene)
+            yield runtime
+
+
+async def run(runtime: Runtime, scene: Scene, workflow: Workflow) -> Outcome:
+    """One workflow as a manual session with the task's retries."""
+    scene.begin(workflow)
+    slot = operations.ask_for_session(runtime.ledger, runtime.now(), 0, task=TASK)
+    row = projections.slot(runtime.ledger.reader, slot)
+    assert row is not None
+    ending = await SlotRunner(runtime, stop=lambda reason: None).run_slot(row)
+    assert ending is not None
+    assert not ending.reason.startswith("defect"), ending.reason
+    green = ending.status in ("succeeded", "unverified")
+    told = scene.sessions - green
+    return Outcome(green=green, right=workflow.is_right(scene.places), escalations=told, tokens=scene.tokens)
+
+
+async def _cell(row: Row, steps: int, p: float, workflows: int, seed: int, directory: Path) -> Cell:
+    random = Random(f"{seed} sessions {row.name} {steps} {p}")
+    scene, result = Scene(directory, random, seed), Cell()
+    shutil.rmtree(directory, ignore_errors=True)
+    if row.postconditions:
+        furnish(replace(row, floor=0.0, retries=0), steps, directory)
+        async with opened(directory, scene) as runtime:
+            for number in range(WARM_UP):
+                await run(runtime, scene, Workflow.drawn(-number, steps, p, random, correlated=False))
+    furnish(row, steps, directory)
+    async with opened(directory, scene) as runtime:
+        for number in range(workflows):
+            result.add(await run(runtime, scene, Workflow.drawn(number, steps, p, random, correlated=False)))
+    shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def cell(row: Row, steps: int, p: float, workflows: int, seed: int, directory: Path) -> Cell:
+    """The cell through real sessions, after a warm-up."""
+    logging.disable(logging.CRITICAL)
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    return asyncio.run(_cell(row, steps, p, workflows, seed, directory))
