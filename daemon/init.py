@@ -129,7 +129,7 @@ def _filled(template: Path, settings: Mapping[str, str]) -> str:
 
 
 def _settings(planner: str | None, model: Path | None, every: str, timezone: str) -> dict[str, str]:
-    settings = {"TIMEZONE": timezone, "EVERY": every, "CONTEXT": "3000", "TOKENS": "30000"}
+    settings = {"TIMEZONE": timezone, "EVERY": every, "CONTEXT": "3000", "TOKENS": "33000"}
     part = TEMPLATES / ("model-none.toml" if planner is None else "model-local.toml")
     text = part.read_text(encoding="utf-8").rstrip("\n")
     if planner is not None:

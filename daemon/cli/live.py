@@ -181,7 +181,7 @@ class LiveView:
             return  # the session's own line says it
         many = f" × {body['count']:,}" if body.get("count", 1) > 1 else ""
         self._print(event, (body["outcome"], SLOT_STYLE.get(body["outcome"], "warn")), many,
-                    (f" {body['rule']}" if body.get("rule") else "", "faint"), task=body["task"])  # fmt: skip
+                    (f" {shorten(body['rule'])}" if body.get("rule") else "", "faint"), task=body["task"])  # fmt: skip
 
     def _session_opened(self, event: Event, body: Mapping[str, Any]) -> None:
         bounds = body["bounds"]

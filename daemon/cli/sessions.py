@@ -102,7 +102,7 @@ def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
         invocation.say(
             ("No session ran", "warn"),
             f": the slot ended as {ending.get('outcome')}",
-            f" ({ending['rule']})" if ending.get("rule") else "",
+            f" ({shorten(str(ending['rule']))})" if ending.get("rule") else "",
         )
     else:
         name = short(str(ending["session"]))

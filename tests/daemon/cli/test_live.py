@@ -10,6 +10,7 @@ import pytest
 
 from perdure.daemon.cli.live import LiveView, brief_arguments
 from perdure.daemon.cli.terminal import console_for
+from perdure.state import events
 from perdure.state.ledger import Ledger
 from perdure.state.ownership import Owner
 
@@ -110,6 +111,21 @@ def test_a_dry_run_shows_what_was_decided_and_not_done(empty, story):
     text = played(empty, commits)
     assert 'append_file path="a"  auto by reports  not done' in text
     assert 'write_file path="b"  ? would ask a person (writing is for a person)' in text
+
+
+def test_a_held_slot_names_its_question_as_people_do(empty, story):
+    due = story.START + story.HOUR
+    slot = f"log-triage/scheduled/{due}"
+    held = events.SlotClosed(
+        slot=slot,
+        task=story.TASK,
+        kind="scheduled",
+        due=due,
+        outcome="held",
+        rule=f"waits for the answer to {story.QUESTION}",
+    )
+    text = played(empty, [*story.until_the_question(), (held,)])
+    assert "log-triage held waits for the answer to Q0EST1" in text
 
 
 def test_a_refusal_that_stands_is_told_as_a_sentence(empty, story):
