@@ -87,10 +87,10 @@ class Connection:
         if not done:
             await self.close()
             raise self._unreachable(f"it did not answer within {seconds:g} s")
-        if ready.exception() is not None:
-            why = self.traffic.fault or str(ready.exception()) or type(ready.exception()).__name__
+        error = ready.exception()
+        if error is not None:
             await self.close()
-            raise self._unreachable(why)
+            raise self._unreachable(str(error) if isinstance(error, PerdureError) else self._why(error))
 
     async def close(self) -> None:
         """End it, and whatever was started for it."""
@@ -165,6 +165,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - whatever a server's end raises, it is that server's end
             if not ready.done():
                 ready.set_exception(_innermost(error))
+            self.traffic.end(str(_innermost(error))[:500])
         finally:
             self.traffic.end("it was ended")
             if not ready.done():
