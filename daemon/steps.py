@@ -158,8 +158,8 @@ class Steps:
             "on_escalate": proposal.on_escalate,
             "on_error": proposal.on_error,
         }
-        seen = as_policies_see(prepared, proposal)
-        if seen.argv is not None or seen.host is not None:  # what edited policies would be asked again about
+        if prepared.argv is not None or prepared.url is not None:  # what edited policies would be asked again about
+            seen = as_policies_see(prepared, proposal)
             payload["seen"] = {
                 "argv": list(seen.argv) if seen.argv is not None else None,
                 "script": seen.script,
@@ -193,7 +193,9 @@ class Steps:
             session=self.session,
             task=self.task.name,
             decision=decision.decision,
-            rules=[asdict(hit) for hit in decision.rules],
+            rules=[
+                {"name": hit.name, "file": hit.file, "line": hit.line, "decide": hit.decide} for hit in decision.rules
+            ],
             reason=decision.reason,
             policies=decision.policies,
             grant=decision.grant,

@@ -83,6 +83,13 @@ def tool_calls(reader: LedgerReader, tool: str, since: int, task: str | None = N
     return int(rows[0][0])
 
 
+def tool_calls_since(reader: LedgerReader, tool: str, first: int, later: int) -> tuple[int, int]:
+    """How many actions of this tool were started at `first` or later, and at `later` (both microseconds UTC) or later."""
+    sql = "SELECT COUNT(*), COALESCE(SUM(intended_at >= ?), 0) FROM actions WHERE tool = ? AND intended_at >= ?"
+    since_first, since_later = reader.rows(sql, later, tool, first)[0]
+    return since_first, since_later
+
+
 def success_rate(reader: LedgerReader, task: str, tool: str) -> float:
     """The share of this tool's ended actions in this task that succeeded and that no verification contradicted; -1: none yet."""
     rows = reader.rows("SELECT succeeded, tried FROM reliability WHERE task = ? AND tool = ?", task, tool)

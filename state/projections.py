@@ -31,6 +31,7 @@ from perdure.state.journal import (
     open_intents,
     success_rate,
     tool_calls,
+    tool_calls_since,
     unknown_actions,
 )
 from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
@@ -67,8 +68,8 @@ __all__ = [
     "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
     "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
     "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot",
-    "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls", "unknown_actions",
-    "waiting_sessions",
+    "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls", "tool_calls_since",
+    "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
