@@ -39,7 +39,8 @@ class LoopGuard:
         outcome = [*action, taken.decision, taken.status, taken.result, taken.error]
         self._seen.append((digest(outcome), proposal.tool))
         effect = taken.status == "succeeded" and not reads
-        news = digest([taken.status, taken.result, taken.error, taken.reason]) if not effect else digest(action)
+        came = [taken.status, taken.result, taken.error, taken.reason]
+        news = digest([action, *came] if effect else came)
         self._stale = 0 if news not in self._known else self._stale + 1
         self._known.add(news)
         self._refusals = self._refusals + 1 if taken.decision == "deny" else 0
