@@ -1,6 +1,6 @@
 """`python -m tests.crash`: the crash suite. Starts itself again with the shim preloaded.
 
-python -m tests.crash [--sample N] [--seed S] [--layer kill|power|all] [--json]
+python -m tests.crash [--sample N] [--seed S] [--layer kill|power|cut|strace|daemon|all] [--json]
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ def main() -> int:
         default=5,
         help="every how many-th crash is followed by faults at every call of its recovery; 0: none",
     )
+    parser.add_argument("--cuts", type=int, default=100, help="power cuts of a real ext4, where that can be done")
+    parser.add_argument("--calls", type=int, default=150, help="system calls killed at with strace; 0: every one")
+    parser.add_argument("--kills", type=int, default=60, help="kills of the daemon itself")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--layer", choices=("kill", "power", "all"), default="all")
+    parser.add_argument("--layer", choices=("kill", "power", "cut", "strace", "daemon", "all"), default="all")
     parser.add_argument("--agents", nargs="*", help="only these; default: the right one and every control")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -40,7 +43,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from .agents import CONTROLS, Agent
+    from .agents import CONTROLS, Agent, Normal
 
     results = {}
     good = True
@@ -48,7 +51,12 @@ def run(options: argparse.Namespace) -> int:
         if options.agents and agent.__name__ not in options.agents:
             continue
         result: dict[str, object] = {"caught_by": agent.caught_by}
-        for layer, explore in (("kill", kill), ("power", power_loss)):
+        layers = [("kill", kill), ("power", power_loss)]
+        if agent in (Agent, Normal):
+            layers.append(("cut", cut))
+        if agent is Agent:
+            layers += [("strace", strace), ("daemon", daemon)]
+        for layer, explore in layers:
             if options.layer not in (layer, "all"):
                 continue
             started = time.monotonic()
@@ -108,6 +116,35 @@ def power_loss(agent, options: argparse.Namespace) -> tuple[int, list[str], str]
         failures_max=5 if control else 0,
     )
     return states, failures, ""
+
+
+def cut(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
+    """Real power cuts: (cuts, broken promises, why there were none)."""
+    from . import cuts
+    from .agents import Agent
+
+    if why := cuts.missing():
+        return 0, [], f"NO REAL POWER CUTS: {why}"
+    return *cuts.explore(agent, cuts=options.cuts if agent is Agent else min(options.cuts, 20), seed=options.seed), ""
+
+
+def strace(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
+    """The sweep with strace: (kills, broken promises, why there were none)."""
+    from . import calls
+
+    del agent
+    if why := calls.missing():
+        return 0, [], f"NO SWEEP WITH STRACE: {why}"
+    return *calls.explore(samples=options.calls, seed=options.seed), ""
+
+
+def daemon(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
+    """The daemon itself: (kills, broken promises, where they came)."""
+    from . import daemons
+
+    del agent
+    happened, failures, places = daemons.explore(kills=options.kills, seed=options.seed)
+    return happened, failures, "  ".join(f"{place}: {count}" for place, count in sorted(places.items()))
 
 
 sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from . import calls, cuts
 from .agents import CONTROLS
 from .shim import build
 
@@ -61,3 +62,15 @@ def test_a_kill_cannot_see_a_missing_sync():
     kill = crash("--layer", "kill", "--agents", "Normal", "--sample", "25")["Normal"]["kill"]
     assert kill["tried"] == 25
     assert kill["failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "bound"), [("cut", ("--cuts", "4")), ("strace", ("--calls", "4")), ("daemon", ("--kills", "1"))]
+)
+def test_the_outer_layers_agree(layer, bound):
+    if layer == "cut" and (why := cuts.missing()):
+        pytest.skip(f"REAL POWER CUTS NOT MADE: {why}")
+    if layer == "strace" and (why := calls.missing()):
+        pytest.skip(f"SYSTEM CALLS NOT SWEPT WITH STRACE: {why}")
+    result = crash("--layer", layer, "--agents", "Agent", *bound)["Agent"][layer]
+    assert result["examples"] == []
