@@ -121,16 +121,20 @@ def verdicts(records: list[dict[str, Any]]) -> list[tuple[str, bool]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.reliability", description=__doc__)
     parser.add_argument("--workflows", type=int, default=10_000, help="for each cell in memory")
+    parser.add_argument("--quick", action="store_true", help="500 workflows for each cell, 20 through real sessions")
     parser.add_argument("--sessions", type=int, default=200, help="for each cell through real sessions; 0: none")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("build/reliability"), help="where JSON and plot go")
+    parser.add_argument("--p", type=float, nargs="+", default=PROBABILITIES)
     given = parser.parse_args()
-    memory = Path("/dev/shm")  # noqa: S108 - a disk of memory, where there is one
+    if given.quick:
+        given.workflows, given.sessions = 500, min(20, given.sessions)
+    memory = Path("/dev/shm")  # a disk of memory, where there is one
     given.output.mkdir(parents=True, exist_ok=True)
     place = str((memory if memory.is_dir() else given.output) / "perdure-reliability")
     started = time.monotonic()
-    keys = [("independent", row, steps, p) for p in PROBABILITIES for row in range(len(ROWS)) for steps in STEPS]
+    keys = [("independent", row, steps, p) for p in given.p for row in range(len(ROWS)) for steps in STEPS]
     keys += [("correlated", row, steps, 0.85) for row in range(len(ROWS)) for steps in STEPS]
     names = {row.name: index for index, row in enumerate(ROWS)}
     real = [("sessions", names[name], steps, p) for steps, p in VALIDATED for name in VALIDATED_ROWS if given.sessions]

@@ -22,7 +22,7 @@ from perdure.policies.loading import load_policies
 from perdure.policies.model import Facts, ProposedAction, ToolSignature
 from perdure.state.events import Event
 
-from .workflows import ANSWER_TOKENS, STATED, Cell, Outcome, Row, Workflow, prompt_tokens
+from .workflows import ANSWER_TOKENS, DONE, STATED, Cell, Outcome, Row, Workflow, prompt_tokens
 
 _ARGS = {
     "type": "object",
@@ -34,7 +34,7 @@ SPECS = {
     name: ToolSpec(name=name, description=name, args_schema=_ARGS, effect="idempotent") for name in ("put", "note")
 }
 MODEL, TASK = "stochastic", "workflow"
-WARM_UP = 300  # workflows whose outcomes the confidence is calibrated with before the counted ones
+WARM_UP = 200  # workflows whose outcomes the confidence is calibrated with before the counted ones
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Bench:
     frozen: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _draws: dict[int, Draw] = field(default_factory=dict)
+    _stands: dict[tuple[int, int], tuple[int, int, bool, bool | None]] = field(default_factory=dict)
     _values: dict[tuple[str, int, int], tuple[float, float]] = field(default_factory=dict)
     _decisions: dict[tuple[str, int, bool], str] = field(default_factory=dict)
 
@@ -58,7 +59,7 @@ class Bench:
             name: ToolSignature(name=name, effect=spec.effect, args_schema=spec.args_schema, paths=dict(spec.paths))
             for name, spec in SPECS.items()
         }
-        return cls(row, load_policies([directory], signatures, workspace=Path("/workspace")))
+        return cls(row, load_policies([directory], signatures, workspace=Path("/somewhere")))
 
     def drawn(self, move: Proposal | Finish) -> Draw:
         """The move as a vote; its canonical action is worked out once."""
@@ -70,6 +71,21 @@ class Bench:
                 prepared = Prepared(spec=SPECS[move.tool], args=move.args, digest="")
                 found = Draw(canonical_action(prepared), move)
             self._draws[id(move)] = found
+        return found
+
+    def stands(self, same: int, against: int) -> tuple[int, int, bool, bool | None]:
+        """Draws still needed, margin, whether the leader has won, and whether that is the first candidate: as a `Ballot` with
+        so many draws of each says, which by its own properties does not depend on their order."""
+        found = self._stands.get((same, against))
+        if found is None:
+            ballot = Ballot(self.row.ahead_by, self.row.draws_max)
+            for action, draws in (("same", same), ("against", against)):
+                for _ in range(draws):
+                    ballot.add(Draw(action, DONE))
+            now = ballot.standing()
+            leads = None if now.leader is None else now.leader == "same"
+            found = ballot.draws_needed(), now.margin, now.verdict == "won", leads
+            self._stands[same, against] = found
         return found
 
     def confidence(self, tool: str, margin: int, flags: int) -> tuple[float, float]:
@@ -139,15 +155,8 @@ def _session(bench: Bench, workflow: Workflow, random: Random, places: dict[str,
         tokens += call
         margin, won = 0, True
         if row.ahead_by:
-            ballot = Ballot(row.ahead_by, row.draws_max)
-            ballot.add(bench.drawn(move))
-            while needed := ballot.draws_needed():
-                for _ in range(needed):
-                    ballot.add(bench.drawn(workflow.draw(step, random)))
-                tokens += needed * call
-            standing = ballot.standing()
-            margin, won = standing.margin, standing.verdict == "won"
-            move = bench.drawn(standing_move(ballot, standing.leader, move)).move
+            move, margin, won, draws = _vote(bench, workflow, step, move, random)
+            tokens += (draws - 1) * call
         if isinstance(move, Finish):
             if won:
                 return "finished", tokens
@@ -177,11 +186,25 @@ def carry_out(move: Proposal, places: dict[str, int]) -> None:
         places[str(move.args["place"])] = int(str(move.args["value"]))
 
 
-def standing_move(ballot: Ballot, leader: str | None, first: Proposal | Finish) -> Proposal | Finish:
-    """The ballot's move: of draws that are one and the same object per action, any of the leader's will do."""
-    if leader is None:
-        return ballot.move() or first
-    return next(draw.move for draw in ballot._draws if draw.action == leader)
+def _vote(
+    bench: Bench, workflow: Workflow, step: int, first: Proposal | Finish, random: Random
+) -> tuple[Proposal | Finish, int, bool, int]:
+    """The move that leads, by how much, whether it won, and the draws it took. There are two candidates at the most."""
+    other: Proposal | Finish = first
+    same, against = 1, 0
+    while needed := bench.stands(same, against)[0]:
+        for _ in range(needed):
+            move = workflow.draw(step, random)
+            if move is first:
+                same += 1
+            else:
+                other, against = move, against + 1
+    _, margin, won, leads = bench.stands(same, against)
+    if leads is None:
+        move = min(first, other, key=lambda one: bench.drawn(one).action)
+    else:
+        move = first if leads else other
+    return move, margin, won, same + against
 
 
 def cell(
