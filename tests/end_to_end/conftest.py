@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,11 +18,20 @@ from tests.daemon.stage import Stage
 WAIT_SECONDS = 30.0
 
 
+class Unanswered(AssertionError):
+    """A command that was to succeed did not."""
+
+
+def _not_waiting(condition: Callable[[], Any], **_: object) -> Any:
+    return condition()
+
+
 class Daemon:
     """`perdure run` on a stage, as a process."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, eventually: Callable[..., Any] | None = None) -> None:
         self.stage = stage
+        self._eventually = eventually or _not_waiting
         self.log = stage.directory.parent / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -38,7 +47,8 @@ class Daemon:
     def ask(self, *arguments: str, check: bool = True) -> Any:
         """The JSON answer of a command on this workspace."""
         code, out = self.say("--json", *arguments)
-        assert not check or code == 0, out
+        if check and code != 0:
+            raise Unanswered(out)
         return json.loads(out)
 
     def say(self, *arguments: str) -> tuple[int, str]:
@@ -51,18 +61,13 @@ class Daemon:
 
     async def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until the condition holds; its value."""
-        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
-        while True:
-            if self.process is not None and self.process.poll() is not None:
-                raise AssertionError(f"the daemon ended ({self.process.returncode}):\n{self.log.read_text()}")
-            try:
-                if value := condition():
-                    return value
-            except (AssertionError, KeyError, TypeError, json.JSONDecodeError):
-                pass
-            if asyncio.get_running_loop().time() > deadline:
-                raise AssertionError(f"it did not happen within {WAIT_SECONDS} s:\n{self.log.read_text()}")
-            await asyncio.sleep(0.1)
+
+        def holds() -> Any:
+            assert self.process is None or self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(KeyError, TypeError, json.JSONDecodeError, Unanswered):
+                return condition()
+
+        return self._eventually(holds, seconds_max=WAIT_SECONDS)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code."""
@@ -88,9 +93,9 @@ def stage(tmp_path: Path) -> Stage:
 
 
 @pytest.fixture
-def daemon(stage: Stage) -> Iterator[Daemon]:
+def daemon(stage: Stage, eventually: Callable[..., Any]) -> Iterator[Daemon]:
     """A daemon for the stage, ended with the test."""
-    daemon = Daemon(stage)
+    daemon = Daemon(stage, eventually)
     yield daemon
     if daemon.process is not None:
         daemon.process.kill()

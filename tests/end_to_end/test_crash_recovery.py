@@ -5,12 +5,12 @@ The observer is the tool's own target: a file to which the program appends one l
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,26 +68,26 @@ def _start(stage: Stage, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-async def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1_200):
-        if path.exists():
-            return
-        if process.poll() is not None:
-            assert process.stdout is not None
-            raise AssertionError(process.stdout.read().decode())
-        await asyncio.sleep(0.025)
-    raise AssertionError(f"{path} did not appear")
+@pytest.fixture
+def kill_in_the_middle(eventually: Callable[..., object]) -> Callable[[Stage], None]:
+    """Runs the task `work` as a process of its own, and kills it while its tool acts."""
 
+    def kill(stage: Stage) -> None:
+        process = _start(stage, "session", "run", "work")
+        assert process.stdout is not None
 
-async def _kill_in_the_middle(stage: Stage) -> None:
-    process = _start(stage, "session", "run", "work")
-    await _wait_for(stage.directory / "work/ready", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-    for path in (stage.directory / "work").glob("hang-*"):
-        path.unlink()
+        def ready() -> bool:
+            assert process.poll() is None, process.stdout.read().decode()
+            return (stage.directory / "work/ready").exists()
+
+        eventually(ready)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        for path in (stage.directory / "work").glob("hang-*"):
+            path.unlink()
+
+    return kill
 
 
 def _effects(stage: Stage) -> int:
@@ -95,9 +95,11 @@ def _effects(stage: Stage) -> int:
 
 
 @pytest.mark.parametrize(("mode", "effects"), [("before", 1), ("after", 2)])
-async def test_an_idempotent_action_runs_again_under_its_own_key(tmp_path: Path, mode: str, effects: int) -> None:
+async def test_an_idempotent_action_runs_again_under_its_own_key(
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None], mode: str, effects: int
+) -> None:
     stage = _stage(tmp_path / "w", "idempotent", mode)
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     async with stage.runtime() as runtime:
         (ending,) = await stage.run_open_slots(runtime)
         assert ending.status == "unverified"
@@ -109,10 +111,10 @@ async def test_an_idempotent_action_runs_again_under_its_own_key(tmp_path: Path,
 
 @pytest.mark.parametrize(("mode", "attempts"), [("before", 2), ("after", 1)])
 async def test_a_probeable_action_is_probed_and_runs_again_only_if_it_did_not_happen(
-    tmp_path: Path, mode: str, attempts: int
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None], mode: str, attempts: int
 ) -> None:
     stage = _stage(tmp_path / "w", "probeable", mode)
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     assert _effects(stage) == 2 - attempts
     async with stage.runtime() as runtime:
         (ending,) = await stage.run_open_slots(runtime)  # the interrupted session is taken up again
@@ -124,9 +126,11 @@ async def test_a_probeable_action_is_probed_and_runs_again_only_if_it_did_not_ha
 
 
 @pytest.mark.parametrize("mode", ["before", "after"])
-async def test_a_once_action_asks_a_person_and_is_never_repeated_by_itself(tmp_path: Path, mode: str) -> None:
+async def test_a_once_action_asks_a_person_and_is_never_repeated_by_itself(
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None], mode: str
+) -> None:
     stage = _stage(tmp_path / "w", "once", mode)
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     seen = _effects(stage)
     for _ in range(2):  # a second start does not ask twice
         async with stage.runtime() as runtime:
@@ -138,9 +142,11 @@ async def test_a_once_action_asks_a_person_and_is_never_repeated_by_itself(tmp_p
 
 
 @pytest.mark.parametrize(("answer", "more"), [("approve", 1), ("deny", 0)])
-async def test_the_answer_about_an_unknown_outcome_counts_once(tmp_path: Path, answer: str, more: int) -> None:
+async def test_the_answer_about_an_unknown_outcome_counts_once(
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None], answer: str, more: int
+) -> None:
     stage = _stage(tmp_path / "w", "once", "after")
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     async with stage.runtime() as runtime:
         (question,) = projections.escalations(runtime.ledger.reader)
         said = {"escalation": question.escalation, "answer": answer}
@@ -155,9 +161,11 @@ async def test_the_answer_about_an_unknown_outcome_counts_once(tmp_path: Path, a
     assert (stage.directory / "reports/done.md").read_text() == "done"
 
 
-async def test_no_tool_process_outlives_a_killed_daemon(tmp_path: Path) -> None:
+async def test_no_tool_process_outlives_a_killed_daemon(
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None]
+) -> None:
     stage = _stage(tmp_path / "w", "once", "before")
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     async with stage.runtime():
         pass
     for entry in Path("/proc").iterdir():
@@ -169,9 +177,11 @@ async def test_no_tool_process_outlives_a_killed_daemon(tmp_path: Path) -> None:
             assert str(stage.directory).encode() not in words or b"act.py" not in words
 
 
-async def test_the_ledger_of_a_killed_daemon_verifies(tmp_path: Path) -> None:
+async def test_the_ledger_of_a_killed_daemon_verifies(
+    tmp_path: Path, kill_in_the_middle: Callable[[Stage], None]
+) -> None:
     stage = _stage(tmp_path / "w", "probeable", "after")
-    await _kill_in_the_middle(stage)
+    kill_in_the_middle(stage)
     async with stage.runtime():
         pass
     process = _start(stage, "--json", "verify")

@@ -266,5 +266,13 @@ def test_a_broken_configuration_does_not_hide_what_else_is_wrong(stage: Stage, d
     stage.write("policies/broken.yaml", "version: 1\nrules:\n  - {name: x, tools: [write_file], decid: auto}\n")
     code, out = daemon.say("check")
     assert code == 2
-    for said in ("perdure.toml:1", "timezone", "perdure.toml:3", "tasks/report.md", "wen", "policies/broken.yaml:3", "decid"):
+    for said in (
+        "perdure.toml:1",
+        "timezone",
+        "perdure.toml:3",
+        "tasks/report.md",
+        "wen",
+        "policies/broken.yaml:3",
+        "decid",
+    ):
         assert said in out, out
