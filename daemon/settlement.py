@@ -65,6 +65,7 @@ async def settle(runtime: Runtime, row: ActionRow, steps: Steps | None = None) -
             if again.status in ("succeeded", "failed"):
                 return again.status
             why, happened = "it was run again, and again its outcome was not seen", None
+            row = projections.action(runtime.ledger.reader, row.action) or row  # as its latest attempt left it
         if row.effect == "probeable" and happened is False:
             said = f"the probe says that it did not happen; not run again: {why}"
             await runtime.ledger.write(_ended(row, "failed", said))
