@@ -110,20 +110,31 @@ class Server:
         return listing
 
     async def call(
-        self, tool: str, expected: str, arguments: Mapping[str, JSON], seconds: float, meta: Mapping[str, str]
+        self,
+        tool: str,
+        expected: str,
+        arguments: Mapping[str, JSON],
+        *,
+        seconds: float,
+        within: float,
+        meta: Mapping[str, str],
     ) -> Any:
-        """Call `tool` if it still is the definition with the hash `expected`.
+        """Call `tool` if it still is the definition with the hash `expected`. The call takes at most `seconds`; with a start of
+        the server, which has a bound of its own, all of it takes at most `within`.
 
         Raises Unreachable and Changed (nothing was sent), NoReply (nobody knows), Refusal."""
-        deadline = self._clock.monotonic() + seconds
+        deadline = self._clock.monotonic() + within
         connection, listing = await self._listed_anew(deadline)
         now = listing.tools.get(tool)
         if now is None or now.hash != expected:
             cause = "the server no longer lists it" if now is None else "its server has changed its definition"
             hint = f"`perdure tools accept {self.name}` shows the change and accepts it"
             raise Changed("call", tool_name(self.name, tool), f"{cause} since this was decided", hint)
+        left = min(seconds, deadline - self._clock.monotonic())
+        if left <= 0:
+            raise self._unreachable("starting it took all the time there was", "Give the task more minutes")
         try:
-            answer = await connection.call(tool, arguments, max(0.1, deadline - self._clock.monotonic()), meta)
+            answer = await connection.call(tool, arguments, left, meta)
         finally:
             await self._record_requests()
         self._failures = 0

@@ -76,10 +76,14 @@ class McpTool:
         arguments |= {name: found[0] for name, found in prepared.paths.items()}  # what was decided on is what it gets
         if settings.idempotency_key is not None:
             arguments[settings.idempotency_key] = call.action
-        seconds = min(settings.timeout or self.server.settings.timeout, call.seconds_max)
         try:
             answer = await self.server.call(
-                self.known.tool, row.listed_hash or "", arguments, seconds, {KEY: call.action}
+                self.known.tool,
+                row.listed_hash or "",
+                arguments,
+                seconds=settings.timeout or self.server.settings.timeout,
+                within=call.seconds_max,
+                meta={KEY: call.action},
             )
         except (Unreachable, Changed) as error:
             return Result(ok=False, value=None, error=f"{error}. Nothing was sent")
@@ -106,7 +110,12 @@ class McpTool:
         arguments = {name: filled(value, prepared.args) for name, value in probe.args.items()}
         try:
             answer = await self.server.call(
-                probe.tool, row.listed_hash or "", arguments, min(probe.timeout, call.seconds_max), {}
+                probe.tool,
+                row.listed_hash or "",
+                arguments,
+                seconds=probe.timeout,
+                within=call.seconds_max,
+                meta={},
             )
         except PerdureError:
             return None
