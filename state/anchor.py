@@ -17,16 +17,24 @@ _LINE_BYTES_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Anchored:
-    """One line: the event `seq` of `epoch` had this hash, and was written at `at`."""
+    """One line: the event `seq` of `epoch` had this hash, and was written at `at`; with a signature over the rest, if there
+    is a key."""
 
     epoch: int
     seq: int
     hash: str
     at: int
+    signature: str | None = None
+
+    def signed(self) -> bytes:
+        """What a signature covers: the line without it."""
+        return f'{{"at":{self.at},"epoch":{self.epoch},"hash":"{self.hash}","seq":{self.seq}}}'.encode()
 
     def line(self) -> bytes:
         """The line as it stands in the file."""
-        return f'{{"at":{self.at},"epoch":{self.epoch},"hash":"{self.hash}","seq":{self.seq}}}\n'.encode()
+        if self.signature is None:
+            return self.signed() + b"\n"
+        return self.signed()[:-1] + f',"signature":"{self.signature}"}}\n'.encode()
 
 
 class AnchorWriter:
@@ -88,7 +96,8 @@ def _parsed(line: bytes) -> Anchored | None:
         return None
     match value:
         case {"epoch": int(epoch), "seq": int(seq), "hash": str(hash_), "at": int(at)}:
-            return Anchored(epoch, seq, hash_, at)
+            signature = value.get("signature")
+            return Anchored(epoch, seq, hash_, at, signature if isinstance(signature, str) else None)
     return None
 
 

@@ -8,8 +8,9 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from perdure.errors import PerdureError
 from perdure.state import chain, places
@@ -21,6 +22,9 @@ from perdure.state.projections import apply, epoch
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused, LedgerUnwritable
 from perdure.state.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from perdure.state.signing import Signer
 
 __all__ = ["Head", "Ledger", "LedgerReader", "LedgerRefused", "LedgerUnwritable"]
 
@@ -45,6 +49,8 @@ class Ledger:
         fence: int,
         entropy: Callable[[int], bytes],
         redact: Callable[[JSON], JSON] | None,
+        sign: Signer | None = None,
+        announce: Callable[[Anchored], None] | None = None,
     ) -> None:
         self.path = path
         self.fence = fence
@@ -55,6 +61,8 @@ class Ledger:
         self._now = now
         self._entropy = entropy
         self._redact = redact
+        self._sign = sign
+        self._announce = announce
         self._unwritable: LedgerUnwritable | None = None
         self._closed = False
         self._waiting: list[tuple[tuple[Draft, ...], asyncio.Future[tuple[Event, ...]]]] = []
@@ -116,8 +124,11 @@ class Ledger:
         fence: int,
         entropy: Callable[[int], bytes] = os.urandom,
         redact: Callable[[JSON], JSON] | None = None,
+        sign: Signer | None = None,
+        announce: Callable[[Anchored], None] | None = None,
     ) -> Ledger:
-        """Open for writing as the owner with this fence (ownership.Owner hands it out).
+        """Open for writing as the owner with this fence (ownership.Owner hands it out). `sign` signs each anchored head;
+        `announce` is told of each, to note it elsewhere too.
 
         Raises PerdureError for a truncated, foreign, newer, corrupt or replaced file, with the command that mends it;
         LedgerRefused (rule `stale-fence`) for an owner that has been succeeded.
@@ -130,7 +141,9 @@ class Ledger:
                 raise _stale(fence, latest)
             connection.execute("UPDATE ownership SET fence = ?", (fence,))
             connection.execute("COMMIT")
-            return cls(connection, path, now=now, fence=fence, entropy=entropy, redact=redact)
+            return cls(
+                connection, path, now=now, fence=fence, entropy=entropy, redact=redact, sign=sign, announce=announce
+            )
         except sqlite3.Error as error:
             connection.close()
             raise damaged(path, error) from error
@@ -282,7 +295,12 @@ class Ledger:
         return _append(self._db, draft, head, at, self._entropy, self._redact)
 
     def _append_anchor(self) -> None:
-        self._anchor.append(Anchored(self.epoch, self.head.seq, self.head.hash, self.head.at))
+        anchored = Anchored(self.epoch, self.head.seq, self.head.hash, self.head.at)
+        if self._sign is not None:
+            anchored = replace(anchored, signature=self._sign(anchored.signed()))
+        self._anchor.append(anchored)
+        if self._announce is not None:
+            self._announce(anchored)
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

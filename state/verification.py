@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from perdure.state.reading import Head, LedgerReader
 
 PAGE_ROWS: Final = 1000
 FINDINGS_MAX: Final = 100  # of one kind; a cut in the middle would otherwise name every later event
+SIGNATURES_CHECKED: Final = 100  # of the anchor, from its end
 _SEARCHES_MAX: Final = 3  # how often a displaced event is looked for: each search reads the whole ledger
 
 
@@ -65,11 +67,13 @@ def verify(
     progress: Callable[[int, int], None] | None = None,
     parity: bool = True,
     heads: Iterable[Anchored] = (),
+    public_key: str | None = None,
 ) -> Report:
     """Check the ledger under `state_dir` from its first event to its last, also while a daemon writes it.
 
     `heads` are anchors kept elsewhere (the journal, another machine). `parity` replays all events and compares the
-    projections. Raises nothing for a damaged ledger: what is wrong is a finding.
+    projections. With `public_key`, or one that the ledger records, anchored heads from then on must be signed with it.
+    Raises nothing for a damaged ledger: what is wrong is a finding.
     """
     path = state_dir / "ledger.db"
     report = Report()
@@ -93,6 +97,7 @@ def verify(
             openings = _check_chain(reader, report, replay, progress)
             _check_anchor(reader, report, anchors(state_dir, anchor_bytes), openings, grave_when_missing=True)
             _check_anchor(reader, report, heads, openings, grave_when_missing=False)
+            _check_signatures(reader, report, _last(anchors(state_dir, anchor_bytes)), public_key)
             _check_payloads(connection, report)
             if replay is not None:
                 for difference in differences(connection, replay.connection):
@@ -242,6 +247,32 @@ def _check_payloads(db: sqlite3.Connection, report: Report) -> None:
     strays = "SELECT p.seq FROM payloads p LEFT JOIN events e USING (seq) WHERE e.payload_hash IS NULL ORDER BY p.seq LIMIT 20"
     for (seq,) in db.execute(strays):
         report.add(seq, "payload-stray", "a payload that no event vouches for")
+
+
+def _last(lines: Iterable[Anchored]) -> list[Anchored]:
+    """The last few lines: what the last one signs covers, through the chain, everything before it."""
+    return list(deque(lines, maxlen=SIGNATURES_CHECKED))
+
+
+def _check_signatures(reader: LedgerReader, report: Report, lines: list[Anchored], public_key: str | None) -> None:
+    known = [event for event in reader.events(types=("configuration.loaded",)) if event.body["kind"] == "signing-key"]
+    if public_key is None and not known:
+        return
+    from perdure.state.signing import checker, named
+
+    key = str(known[-1].body["digest"]) if public_key is None else named(public_key)
+    first = next((event.seq for event in known if event.body["digest"] == key), None)
+    if first is None:
+        report.add(0, "key-differs", "the ledger does not record the signing key that was given to check with")
+        first = 1
+    check = checker(key)
+    for line in lines:
+        if line.seq < first:
+            continue
+        if line.signature is None:
+            report.add(line.seq, "not-signed", "its anchored head has no signature, and the ledger had a key by then")
+        elif not check(line.signed(), line.signature):
+            report.add(line.seq, "signature-wrong", "its anchored head was not signed with this key")
 
 
 class _Tombstones:
