@@ -43,6 +43,7 @@ from .floor import Floor
 ROUND = 40  # actions in a round
 SESSIONS = 32
 DAYS = 90  # over which the ledger grew
+DAY = 86_400 * MICROSECONDS
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / ".cache" / "peers" / "bin" / "python"
 SYSTEMS = ("durabl", "dbos", "langgraph")
@@ -130,15 +131,15 @@ class Workplace:
         )
         assert taken.status == "succeeded", taken
 
-    def grow(self, events: int) -> None:
-        """Add actions, a hundred to a commit and spread over the days before now, until there are this many events."""
+    def grow(self, events: int, days: float) -> None:
+        """Add actions, a hundred to a commit and spread over so many days, until there are this many events; then let two
+        quiet days pass, so that the windows of an hour and a day hold what is measured and nothing else."""
         ledger, session = self.runtime.ledger, self.sessions[0].session
-        before, whole = ledger.head.seq, events - ledger.head.seq
+        whole, began = events - ledger.head.seq, self.clock.behind
         decided = {"decision": "auto", "reason": "rule reports", "policies": self.runtime.policies.digest}
         rules = [{"name": "reports", "file": "policies/all.yaml", "line": 4, "decide": "auto"}]
         while (missing := events - ledger.head.seq) > 0:
-            if before < 1000:  # only the first growth reaches back: time goes forward
-                self.clock.behind = DAYS * 86_400 * MICROSECONDS * missing // whole
+            self.clock.behind = began - int(days * DAY) * (whole - missing) // whole
             batch: list[e.Draft] = []
             for _ in range(min(100, missing // 4 + 1)):
                 whom = {"action": self.runtime.identifiers.new(), "session": session, "task": "work0"}
@@ -157,7 +158,7 @@ class Workplace:
                     ),
                 ]
             ledger.commit(*batch)
-        self.clock.behind = 0
+        self.clock.behind = began - int((days + 2) * DAY)
 
 
 async def alternate(floor: Floor, work: Workplace, seconds: float) -> tuple[float, float, float]:
@@ -231,12 +232,13 @@ async def measure(directory: Path, options: argparse.Namespace) -> None:
         (workspace / name).write_text(text)
     (workspace / "reports").mkdir()
     loaded, clock = load_workspace(workspace), PastClock()
-    clock.behind = DAYS * 86_400 * MICROSECONDS
+    stages = len(options.events)
+    clock.behind = (DAYS + 2 * stages) * DAY
     with own_ledger(loaded.config, clock) as owned:
         async with open_runtime(owned, loaded) as runtime:
             work = Workplace(runtime, clock, workspace)
             for size in options.events:
-                work.grow(size)
+                work.grow(size, DAYS / stages)
                 if options.profile:
                     await profile(work)
                 bare, whole, busy = await alternate(floor, work, options.seconds)
