@@ -384,7 +384,11 @@ class Session:
         failed = failures(await self.postconditions.check(checking))
         if failed:
             return "failed", failed
-        return "succeeded", f"finished; {len(self.task.postconditions)} postconditions hold"
+        count = len(self.task.postconditions)
+        return (
+            "succeeded",
+            "finished; its postcondition holds" if count == 1 else f"finished; its {count} postconditions hold",
+        )
 
     async def _close(self, status: SessionStatus, reason: str) -> Ending:
         duration = int((self.runtime.clock.monotonic() - self.started) * MICROSECONDS)

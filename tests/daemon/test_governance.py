@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.daemon.stage import POLICY, Stage, events
+
 from perdure.daemon import operations
 from perdure.errors import PerdureError
 from perdure.state import projections
-
-from tests.daemon.stage import POLICY, Stage, events
 
 CLEAN = "\n  - {do: delete_file, args: {path: inbox/one.log}, on_escalate: continue, on_error: continue}\n"
 
@@ -54,7 +54,9 @@ async def test_a_grant_that_was_revoked_or_that_a_deny_rule_beats_is_worth_nothi
         (grant,) = operations.answer(runtime.ledger, runtime.identifiers, runtime.now(), 7, **said)["grants"]
         await stage.run_open_slots(runtime)
     stage.write("inbox/one.log", "a line\n")
-    stage.write("policies/no.yaml", "version: 1\nrules:\n  - {name: no deletions, tools: [delete_file], decide: deny}\n")
+    stage.write(
+        "policies/no.yaml", "version: 1\nrules:\n  - {name: no deletions, tools: [delete_file], decide: deny}\n"
+    )
     async with stage.runtime() as runtime:
         await stage.run(runtime, "clean")
         assert events(runtime, "action.decided")[-1].body["decision"] == "deny"
@@ -67,8 +69,16 @@ async def test_a_grant_that_was_revoked_or_that_a_deny_rule_beats_is_worth_nothi
 
 
 async def test_a_question_that_no_rule_raised_cannot_be_answered_for_good(stage: Stage) -> None:
-    stage.write("policies/policy.yaml", POLICY.replace("tools: [delete_file, move_file, toll], decide: escalate, expires: 1h", "tools: [delete_file], decide: auto"))
-    stage.write("policies/care.yaml", "version: 1\nrules:\n  - {name: with care, tools: [delete_file], require: {max_per_hour: 1}}\n")
+    stage.write(
+        "policies/policy.yaml",
+        POLICY.replace(
+            "tools: [delete_file, move_file, toll], decide: escalate, expires: 1h", "tools: [delete_file], decide: auto"
+        ),
+    )
+    stage.write(
+        "policies/care.yaml",
+        "version: 1\nrules:\n  - {name: with care, tools: [delete_file], require: {max_per_hour: 1}}\n",
+    )
     stage.write("inbox/two.log", "b\n")
     steps = CLEAN + CLEAN.replace("one.log", "two.log").lstrip("\n")
     stage.playbook("clean", steps, tools="delete_file")
@@ -76,7 +86,13 @@ async def test_a_question_that_no_rule_raised_cannot_be_answered_for_good(stage:
         question = await _ask(stage, runtime)
         with pytest.raises(PerdureError, match="without --always"):
             operations.answer(
-                runtime.ledger, runtime.identifiers, runtime.now(), 7, escalation=question.escalation, answer="approve", always=True
+                runtime.ledger,
+                runtime.identifiers,
+                runtime.now(),
+                7,
+                escalation=question.escalation,
+                answer="approve",
+                always=True,
             )
         assert projections.escalation(runtime.ledger.reader, question.escalation).state == "open"
 
@@ -91,7 +107,10 @@ async def test_the_facts_that_a_decision_was_made_on_are_recorded_with_it(stage:
 
 
 async def test_a_shadow_rule_is_recorded_and_not_enforced(stage: Stage) -> None:
-    stage.write("policies/trial.yaml", "version: 1\nshadow: true\nrules:\n  - {name: on trial, tools: [delete_file], decide: deny}\n")
+    stage.write(
+        "policies/trial.yaml",
+        "version: 1\nshadow: true\nrules:\n  - {name: on trial, tools: [delete_file], decide: deny}\n",
+    )
     async with stage.runtime() as runtime:
         await _ask(stage, runtime)
         body = events(runtime, "action.decided")[0].body
@@ -103,7 +122,9 @@ async def test_a_script_may_write_where_the_policies_let_commands_write(stage: S
     stage.write("policies/echo.yaml", rule)
     stage.write("reports/kept.md", "")
     inside = "\n  - {do: run_command, args: {script: 'echo well > reports/today.md'}, on_escalate: continue, on_error: continue}\n"
-    stage.playbook("clean", inside + inside.replace("reports/today.md", "inbox/today.md").lstrip("\n"), tools="run_command")
+    stage.playbook(
+        "clean", inside + inside.replace("reports/today.md", "inbox/today.md").lstrip("\n"), tools="run_command"
+    )
     async with stage.runtime() as runtime:
         await stage.run(runtime, "clean")
         decisions = [event.body["decision"] for event in events(runtime, "action.decided")]

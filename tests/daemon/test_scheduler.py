@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from perdure.daemon.front_matter import IfMissed
 from perdure.daemon.schedule import Every
 from perdure.daemon.scheduler import ON_TIME_SECONDS, account

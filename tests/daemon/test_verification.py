@@ -87,7 +87,7 @@ def refuses(known):
 @pytest.mark.parametrize(
     ("function", "text", "status", "says"),
     [
-        ("check", "all well", "succeeded", "postconditions hold"),
+        ("check", "all well", "succeeded", "postcondition holds"),
         ("check", "all bad", "failed", "'all bad' sounds bad on manual"),
         ("writes", "all well", "failed", "PermissionError"),
         ("refuses", "all well", "failed", "returned False"),

@@ -167,7 +167,7 @@ def the_answer_and_after(note: str = "known attacker") -> list[tuple[Draft, ...]
         (ended(BLOCK, "block_ip", "blocked 203.0.113.9\n", SECOND_SESSION),),
         (
             e.SessionClosed(
-                session=SECOND_SESSION, task=TASK, slot=slot, status="succeeded", reason="finished; 1 postconditions hold", steps=1,
+                session=SECOND_SESSION, task=TASK, slot=slot, status="succeeded", reason="finished; its postcondition holds", steps=1,
                 tokens=0, cost_usd=0.0, duration_us=400_000, payload={"saved": {}, "says": ""},
             ),
             e.SlotClosed(slot=slot, task=TASK, kind="resume", due=START + 5 * MINUTE, outcome="ran", session=SECOND_SESSION),
