@@ -251,6 +251,12 @@ class Payloads(Strict):
     keep: Duration = 90 * 86_400.0
 
 
+class LedgerConfig(Strict):
+    """`signing_key` names the credential (or environment variable) with the Ed25519 key that signs the ledger's anchor."""
+
+    signing_key: str | None = None
+
+
 class MemoryConfig(Strict):
     """How recall finds things: with the built-in embedding model, or by words alone."""
 
@@ -275,6 +281,7 @@ class Config(Strict):
     budgets: Budgets = Field(default_factory=Budgets)
     confidence: Confidence = Field(default_factory=Confidence)
     payloads: Payloads = Field(default_factory=Payloads)
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     memory: MemoryConfig = Field(default_factory=MemoryConfig)
 
     @field_validator("tools")

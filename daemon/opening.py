@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from perdure.daemon.anchoring import journal_note, record_key, signer
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
 from perdure.daemon.clock import Clock, Identifiers, SystemClock
 from perdure.daemon.config import Allowance, Config
@@ -54,8 +55,12 @@ def own_ledger(config: Config, clock: Clock | None = None) -> Iterator[OwnedLedg
         path = config.state_dir / LEDGER
         if not path.exists():
             Ledger.create(path, now=clock.now, workspace=identifiers.new()).close()
-        ledger = Ledger.open(path, now=clock.now, fence=owner.fence, redact=redactor(config))
+        sign = signer(config)
+        ledger = Ledger.open(
+            path, now=clock.now, fence=owner.fence, redact=redactor(config), sign=sign, announce=journal_note()
+        )
         try:
+            record_key(ledger, sign)
             yield OwnedLedger(ledger=ledger, owner=owner, identifiers=identifiers, clock=clock)
         finally:
             ledger.close()

@@ -95,9 +95,10 @@ def _parsed(line: bytes) -> Anchored | None:
     except ValueError:
         return None
     match value:
+        case {"epoch": int(epoch), "seq": int(seq), "hash": str(hash_), "at": int(at), "signature": str(signature)}:
+            return Anchored(epoch, seq, hash_, at, signature)
         case {"epoch": int(epoch), "seq": int(seq), "hash": str(hash_), "at": int(at)}:
-            signature = value.get("signature")
-            return Anchored(epoch, seq, hash_, at, signature if isinstance(signature, str) else None)
+            return Anchored(epoch, seq, hash_, at)
     return None
 
 

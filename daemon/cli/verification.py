@@ -30,9 +30,12 @@ SHOWN_MAX = 20
 @click.option(
     "--no-parity", is_flag=True, help="Do not replay the events to compare sessions, slots, actions and questions."
 )
+@click.option(
+    "--public-key", help="Check the anchor's signatures with this key (`ed25519:` and base64), not the recorded one."
+)
 @with_json
 @with_invocation
-def verify(invocation: Invocation, since: int, no_parity: bool) -> None:
+def verify(invocation: Invocation, since: int, no_parity: bool, public_key: str | None) -> None:
     """Prove that the ledger is whole and that every slot is accounted for.
 
     Checks the chain of hashes from the first event, the anchor kept beside the ledger, every payload, the tables against
@@ -44,7 +47,7 @@ def verify(invocation: Invocation, since: int, no_parity: bool) -> None:
         hint = "If there was one, put a backup in its place with `perdure restore FILE`"
         raise PerdureError("verify", str(invocation.state_dir / LEDGER), "there is no such file", hint)
     with counting(invocation, "verifying") as progress:
-        report = verify_ledger(invocation.state_dir, progress=progress, parity=not no_parity)
+        report = verify_ledger(invocation.state_dir, progress=progress, parity=not no_parity, public_key=public_key)
     findings = list(report.findings)
     checked_until: int | None = None
     if not any(finding.kind in ("unreadable", "corrupt") for finding in findings):
