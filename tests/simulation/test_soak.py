@@ -1,4 +1,4 @@
-"""A seeded part of the soak: three simulated weeks with every kind of fault, twice, and the same ledger both times.
+"""A seeded part of the soak: a simulated week with every kind of fault, twice, and the same ledger both times.
 
 `make soak` runs the whole."""
 
@@ -16,7 +16,7 @@ from .firings import expected
 from .outside import BrokenPromise
 from .promises import Promises
 
-pytestmark = pytest.mark.timeout(300)  # of wall time on a machine that does other things as well
+pytestmark = pytest.mark.timeout(600)  # of wall time on a machine that does other things as well
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOUR = 3_600_000_000
 
@@ -26,20 +26,20 @@ def simulate(directory: Path, hash_seed: str, days: int) -> dict:
     command = [sys.executable, "-m", "tests.simulation", "--json", "--days", str(days), "--directory", str(directory)]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=290, check=False
     )
     assert done.returncode == 0, done.stderr[-6_000:]
     return json.loads(done.stdout)
 
 
-def test_every_invariant_holds_through_weeks_of_faults_and_the_same_seed_makes_the_same_ledger(tmp_path: Path) -> None:
+def test_every_invariant_holds_through_a_week_of_faults_and_the_same_seed_makes_the_same_ledger(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
     place = memory / f"perdure-{tmp_path.name}-{os.getpid()}" if memory.is_dir() else tmp_path / "workspace"
-    report = simulate(place, "1", 12)
-    assert report["lives"] > 5, "nothing crashed"
-    assert report["sessions"] > 80
-    assert report["effects"] > 80
-    again = simulate(place, "2", 12)
+    report = simulate(place, "1", 8)
+    assert report["lives"] > 4, "nothing crashed"
+    assert report["sessions"] > 60
+    assert report["effects"] > 60
+    again = simulate(place, "2", 8)
     assert again["hash"] == report["hash"]
 
 
