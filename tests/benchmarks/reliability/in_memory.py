@@ -200,10 +200,8 @@ def _vote(
             else:
                 other, against = move, against + 1
     _, margin, won, leads = bench.stands(same, against)
-    if leads is None:
-        move = min(first, other, key=lambda one: bench.drawn(one).action)
-    else:
-        move = first if leads else other
+    tied = min(first, other, key=lambda one: bench.drawn(one).action)
+    move = tied if leads is None else first if leads else other
     return move, margin, won, same + against
 
 
