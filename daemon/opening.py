@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perdure.daemon.anchoring import journal_note, record_key, signer
@@ -82,6 +83,10 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     )
     servers = open_servers(config, ledger, owned.clock)
     try:
+        if any(task.planner == "model" for task in loaded.tasks.values()):
+            await asyncio.to_thread(
+                import_module, "scipy.optimize"
+            )  # seconds on a busy machine: not in a session's time
         learned = learn(config, ledger, owned.clock.now)
         runtime = Runtime(
             config=config,

@@ -62,6 +62,7 @@ class Session:
         self.planner = runtime.plan(task)
         self.earlier = chain(runtime.ledger.reader, slot.resumes)
         self.escalation: EscalationRow | None = None
+        self.last = last_saved(runtime.ledger.reader, task.name)
         self.slot_facts = task.slot_facts(self._first_slot())
         if slot.kind == "resume" and slot.cause is not None:
             self.escalation = projections.escalation(runtime.ledger.reader, slot.cause)
@@ -227,7 +228,6 @@ class Session:
             raise Ended("failed", loop)
 
     def _view(self, context: Context, before: Sequence[Taken], recorded: dict[str, Taken]) -> View:
-        reader = self.runtime.ledger.reader
         return View(
             session=self.id,
             task=self.task.name,
@@ -237,7 +237,7 @@ class Session:
             taken=[*before, *self.taken],
             recorded=recorded,
             slot=self.slot_facts,
-            last=last_saved(reader, self.task.name),
+            last=self.last,
             rejected=self.rejected,
             steps_left=self.budget.steps_left,
             tokens_left=self.budget.tokens_left,

@@ -347,7 +347,6 @@ class Steps:
             if self.appraisal is not None:
                 self.appraisal.certainty.verified(action, passed=passed, reliability=reliability)
 
-
     async def _looked(
         self, entries: Sequence[PostconditionEntry], prepared: Prepared, value: JSON
     ) -> list[tuple[str, bool]]:

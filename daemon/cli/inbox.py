@@ -150,6 +150,13 @@ def _print_question(invocation: Invocation, part: Part) -> None:
         rows.add_row("because", shorten(one_line(str(reason))))
     if says := asked.get("says"):
         rows.add_row("planner says", Text(one_line(str(says)), "faint"))
+    confidence = asked.get("confidence")
+    if isinstance(confidence, float) and confidence < 1.0:
+        stated = f", it says {asked['stated']:.2f} itself" if isinstance(asked.get("stated"), float) else ""
+        rows.add_row("confidence", line(f"{confidence:.2f} by its record", (stated, "faint")))
+    if unverified := asked.get("unverified"):
+        steps = ", ".join(one_line(str(step)) for step in unverified)
+        rows.add_row("unverified", line((f"{steps}; together {asked.get('session_confidence', 0):.2f}", "warn")))
     for joined in part["joined_by"]:
         rows.add_row("joined by", line("session ", (short(joined["session"]), "id"), (f"  #{joined['seq']}", "place")))
     title = line(" question ", (name + " ", "id"))
@@ -182,6 +189,7 @@ def _print_action(invocation: Invocation, part: Part, asked: Mapping[str, Any]) 
     rows.add_row("  digest", Text(one_line(part["digest"]), "faint"))
     out.print(rows)
     invocation.say()
+    _print_vote(invocation, asked.get("vote"))
     invocation.say(("Rules that counted", "heading"))
     rules = asked.get("rules") or []
     if rules:
@@ -192,6 +200,16 @@ def _print_action(invocation: Invocation, part: Part, asked: Mapping[str, Any]) 
         out.print(grid)
     else:
         invocation.say("  none: what no rule decides is asked")
+
+
+def _print_vote(invocation: Invocation, vote: object) -> None:
+    """What was voted for, where a vote found no winner."""
+    if not isinstance(vote, dict):
+        return
+    invocation.say(("The vote", "heading"), f"  {vote.get('draws')} draws, nothing led by {vote.get('ahead_by')}")
+    for candidate in vote.get("candidates") or ():
+        invocation.say(f"  {exact(candidate)}")
+    invocation.say()
 
 
 def _expiry(part: Part, now: int, invocation: Invocation) -> Text:

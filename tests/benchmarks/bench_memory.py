@@ -153,7 +153,12 @@ def recall(weights: Weights | None = None) -> np.ndarray:
     return everything
 
 
-WORDS = [f"{a}{b}{c}" for a in ("disk", "login", "mail", "host", "cron", "nginx", "sshd") for b in "abcdefgh" for c in range(200)]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("disk", "login", "mail", "host", "cron", "nginx", "sshd")
+    for b in "abcdefgh"
+    for c in range(200)
+]
 
 
 def synthetic(count: int) -> Iterator[Record]:
@@ -197,7 +202,12 @@ def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000), queries: int = 60) -
                 begun = time.perf_counter()
                 vector = model.embed([query])[0]
                 found = search(
-                    store, SCOPE, query, vector=vector, candidates=exact.nearest(store, SCOPE, vector, CANDIDATES), now=2 * 10**15
+                    store,
+                    SCOPE,
+                    query,
+                    vector=vector,
+                    candidates=exact.nearest(store, SCOPE, vector, CANDIDATES),
+                    now=2 * 10**15,
                 )
                 request = ContextRequest(
                     task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=2 * 10**15,
@@ -207,7 +217,9 @@ def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000), queries: int = 60) -
                 took.append((time.perf_counter() - begun) * 1_000)
             half, most = np.percentile(took, [50, 95])
             megabytes = store.path.stat().st_size / 1e6
-            print(f"{size:>7} records: assembly p50 {half:.0f} ms, p95 {most:.0f} ms; a record written in {each_us:.0f} µs; {megabytes:.0f} MB")
+            print(
+                f"{size:>7} records: assembly p50 {half:.0f} ms, p95 {most:.0f} ms; a record written in {each_us:.0f} µs; {megabytes:.0f} MB"
+            )
             store.close()
 
 

@@ -173,7 +173,6 @@ if os.path.exists("work/hang"):
 @pytest.mark.parametrize("effect", ["once", "idempotent"])
 async def test_an_approved_action_whose_outcome_nobody_saw_asks_again_at_once(stage: Stage, effect: str) -> None:
 
-
     config = (stage.directory / "perdure.toml").read_text()
     tool = f'[tools.act]\ncommand = [{json.dumps(sys.executable)}, "act.py"]\neffect = "{effect}"\nwrite = ["work"]\ntimeout = "1s"\n'
     stage.write("perdure.toml", config + tool)

@@ -53,15 +53,25 @@ class Past:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def session(self, *steps, task="triage", says="done", saved=None, status="succeeded", close=True, dry_run=None) -> str:
+    def session(
+        self, *steps, task="triage", says="done", saved=None, status="succeeded", close=True, dry_run=None
+    ) -> str:
         """A session with these steps, each a function that takes the session and its number; returns its id."""
         session, due = f"S{next(self._ids)}", self.at
         slot = f"{task}/manual/{session}"
         self.ledger.commit(
             e.SlotOpened(slot=slot, task=task, kind="manual", due=due),
             e.SessionOpened(
-                session=session, task=task, slot=slot, planner="playbook", bounds={"steps": 10}, task_digest="sha256:t",
-                policies="sha256:p", fence=self.ledger.fence, dry_run=dry_run, payload="Read the logs.",
+                session=session,
+                task=task,
+                slot=slot,
+                planner="playbook",
+                bounds={"steps": 10},
+                task_digest="sha256:t",
+                policies="sha256:p",
+                fence=self.ledger.fence,
+                dry_run=dry_run,
+                payload="Read the logs.",
             ),
         )
         for number, step in enumerate(steps, 1):
@@ -70,8 +80,16 @@ class Past:
         if close:
             self.ledger.commit(
                 e.SessionClosed(
-                    session=session, task=task, slot=slot, status=status, reason="the plan was carried out", steps=len(steps),
-                    tokens=0, cost_usd=0.0, duration_us=5, payload={"saved": saved or {}, "says": says},
+                    session=session,
+                    task=task,
+                    slot=slot,
+                    status=status,
+                    reason="the plan was carried out",
+                    steps=len(steps),
+                    tokens=0,
+                    cost_usd=0.0,
+                    duration_us=5,
+                    payload={"saved": saved or {}, "says": says},
                 ),
                 e.SlotClosed(slot=slot, task=task, kind="manual", due=due, outcome="ran", session=session),
             )
@@ -85,21 +103,45 @@ class Past:
             said = {"args": args or {}, "provenance": provenance or {}, "paths": {}, "cwd": None, "says": ""}
             self.ledger.commit(
                 e.ActionProposed(
-                    action=action, session=session, task=task, step=number, tool=tool, effect="idempotent",
-                    digest=f"sha256:{action}", confidence=1.0, payload=said,
+                    action=action,
+                    session=session,
+                    task=task,
+                    step=number,
+                    tool=tool,
+                    effect="idempotent",
+                    digest=f"sha256:{action}",
+                    confidence=1.0,
+                    payload=said,
                 ),
                 e.ActionDecided(
-                    action=action, session=session, task=task, decision="auto", reason="allowed", policies="sha256:p",
+                    action=action,
+                    session=session,
+                    task=task,
+                    decision="auto",
+                    reason="allowed",
+                    policies="sha256:p",
                     rules=[{"name": "all", "file": "p.yaml", "line": 1, "decide": "auto"}],
                 ),
                 e.ActionIntended(
-                    action=action, session=session, task=task, tool=tool, effect="idempotent", digest=f"sha256:{action}", attempt=1
+                    action=action,
+                    session=session,
+                    task=task,
+                    tool=tool,
+                    effect="idempotent",
+                    digest=f"sha256:{action}",
+                    attempt=1,
                 ),
             )
             self.ledger.commit(
                 e.ActionEnded(
-                    action=action, session=session, task=task, tool=tool, attempt=1, duration_us=5,
-                    status=status or ("failed" if error else "succeeded"), error=error and error[:80],
+                    action=action,
+                    session=session,
+                    task=task,
+                    tool=tool,
+                    attempt=1,
+                    duration_us=5,
+                    status=status or ("failed" if error else "succeeded"),
+                    error=error and error[:80],
                     payload={"result": result, "error": error},
                 )
             )
@@ -118,19 +160,39 @@ class Past:
             said = {"args": args or {}, "provenance": {}, "paths": {}, "cwd": None, "says": ""}
             drafts = [
                 e.ActionProposed(
-                    action=action, session=session, task=task, step=number, tool=tool, effect="probeable",
-                    digest=f"sha256:{action}", confidence=1.0, payload=said,
+                    action=action,
+                    session=session,
+                    task=task,
+                    step=number,
+                    tool=tool,
+                    effect="probeable",
+                    digest=f"sha256:{action}",
+                    confidence=1.0,
+                    payload=said,
                 ),
                 e.ActionDecided(
-                    action=action, session=session, task=task, decision=decision, reason=reason, policies="sha256:p",
+                    action=action,
+                    session=session,
+                    task=task,
+                    decision=decision,
+                    reason=reason,
+                    policies="sha256:p",
                     rules=[{"name": "never ourselves", "file": "policies/main.yaml", "line": 14, "decide": decision}],
                 ),
             ]
             if decision == "escalate":
                 drafts.append(
                     e.EscalationOpened(
-                        escalation=f"E-{action}", action=action, digest=f"sha256:{action}", session=session, task=task, tool=tool,
-                        expires=self.at + DAY, on_expiry="deny", parks=False, payload={"question": "?"},
+                        escalation=f"E-{action}",
+                        action=action,
+                        digest=f"sha256:{action}",
+                        session=session,
+                        task=task,
+                        tool=tool,
+                        expires=self.at + DAY,
+                        on_expiry="deny",
+                        parks=False,
+                        payload={"question": "?"},
                     )
                 )
             self.ledger.commit(*drafts)
@@ -147,9 +209,18 @@ class Past:
         self.ledger.commit(e.MemoryCorrected(task=task, uid=0, payload=fact))
 
 
-def request(query="what happened", *, budget=4_000, pinned=None, scope="triage", factor=1.0, overhead=0, now=START + DAY):
+def request(
+    query="what happened", *, budget=4_000, pinned=None, scope="triage", factor=1.0, overhead=0, now=START + DAY
+):
     return ContextRequest(
-        task="triage", session="S-now", scope=scope, query=query, budget=budget, overhead=overhead, factor=factor, now=now,
+        task="triage",
+        session="S-now",
+        scope=scope,
+        query=query,
+        budget=budget,
+        overhead=overhead,
+        factor=factor,
+        now=now,
         pinned=[Pinned(kind="instruction", text="Read the new logs and report.")] if pinned is None else pinned,
     )
 

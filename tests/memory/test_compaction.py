@@ -77,7 +77,9 @@ async def test_compacting_often_gives_what_compacting_once_gives(past, tmp_path)
     memory = past.memory()
     for number in range(12):
         past.session(
-            past.action("read_file", {"path": "inbox/a.log"}, f"line {number}"), past.remember("web-1", "lines", str(number)), says=f"{number}"
+            past.action("read_file", {"path": "inbox/a.log"}, f"line {number}"),
+            past.remember("web-1", "lines", str(number)),
+            says=f"{number}",
         )
         past.at += DAY // 2
         await memory.compact("triage", scope="triage")
@@ -196,7 +198,9 @@ async def test_a_damaged_memory_is_put_aside_and_made_again(past, damage):
     memory = past.memory()
     assert "memory-rebuilt" in past.codes()
     await memory.compact("triage", scope="triage")
-    assert [found.text for found in await memory.recall("triage", "first", 1)] == ['read_file(path="a") succeeded: first']
+    assert [found.text for found in await memory.recall("triage", "first", 1)] == [
+        'read_file(path="a") succeeded: first'
+    ]
     await memory.close()
     assert list(past.directory.glob("memory.db.damaged-*"))
 
@@ -204,7 +208,9 @@ async def test_a_damaged_memory_is_put_aside_and_made_again(past, damage):
 async def test_a_memory_of_a_newer_perdure_is_refused_with_the_way_out(past):
     await past.memory().close()
     with sqlite3.connect(past.directory / "memory.db") as db:
-        db.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('perdure.memory', 'm999_future', '')")
+        db.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('perdure.memory', 'm999_future', '')"
+        )
     db.close()
     with pytest.raises(PerdureError, match=r"m999_future.*made again from the ledger"):
         past.memory()
@@ -231,7 +237,9 @@ async def test_what_is_worth_remembering_becomes_a_record_with_its_sources(past)
     past.session(
         past.action("http_request", {"url": "https://status.example.org"}, secret),
         past.action("write_file", {"path": "r.md", "text": "x"}, {"bytes": 1}),
-        past.action("write_file", {"path": "s.md", "text": "y"}, {"bytes": 1}, provenance={"text": ["tool:http_request"]}),
+        past.action(
+            "write_file", {"path": "s.md", "text": "y"}, {"bytes": 1}, provenance={"text": ["tool:http_request"]}
+        ),
         past.refused(args={"ip": "10.0.0.1"}),
         past.refused(args={"ip": "203.0.113.7"}, decision="escalate"),
         past.action("recall", {"query": "everything"}, ["recalled text must not be remembered again"]),
@@ -239,7 +247,9 @@ async def test_what_is_worth_remembering_becomes_a_record_with_its_sources(past)
     )
     escalation = next(iter(past.ledger.reader.events(types=["escalation.opened"]))).body["escalation"]
     past.ledger.commit(
-        e.EscalationAnswered(escalation=escalation, task="triage", answer="deny", uid=1000, via="cli", payload={"note": "it is our VPN"})
+        e.EscalationAnswered(
+            escalation=escalation, task="triage", answer="deny", uid=1000, via="cli", payload={"note": "it is our VPN"}
+        )
     )
     memory = past.memory()
     await memory.compact("triage", scope="triage")
@@ -275,7 +285,11 @@ async def test_a_dry_run_leaves_no_trace_in_memory(past):
 
 
 async def test_pins_reach_their_tasks_and_end(past, ask):
-    everywhere, mine, other = past.pin("Be kind."), past.pin("Be brief.", task="triage"), past.pin("Be quick.", task="backup")
+    everywhere, mine, other = (
+        past.pin("Be kind."),
+        past.pin("Be brief.", task="triage"),
+        past.pin("Be quick.", task="backup"),
+    )
     memory = past.memory()
     await memory.compact("triage", scope="triage")
     text = (await memory.assemble(ask())).text
@@ -290,7 +304,11 @@ async def test_pins_reach_their_tasks_and_end(past, ask):
 
 
 async def test_scopes_do_not_leak_into_one_another(past):
-    past.session(past.action("read_file", {"path": "a"}, "the kettle boils"), past.remember("kettle", "state", "boils"), task="backup")
+    past.session(
+        past.action("read_file", {"path": "a"}, "the kettle boils"),
+        past.remember("kettle", "state", "boils"),
+        task="backup",
+    )
     past.session(past.action("read_file", {"path": "b"}, "the kettle is cold"))
     memory = past.memory()
     await memory.compact("triage", scope="triage")

@@ -25,7 +25,13 @@ async def test_nothing_drifts_in_a_thousand_sessions(past):
     memory = past.memory()
     costs = []
     for number in range(SESSIONS):
-        steps = [past.action("read_file", {"path": f"inbox/{number}.log"}, f"{chance.randrange(10_000)} lines, {chance.randrange(9)} errors")]
+        steps = [
+            past.action(
+                "read_file",
+                {"path": f"inbox/{number}.log"},
+                f"{chance.randrange(10_000)} lines, {chance.randrange(9)} errors",
+            )
+        ]
         match plan.get(number):
             case "pin":
                 pins.append(f"Standing rule {len(pins)}: never touch host-{chance.randrange(10**6)}.")
@@ -58,7 +64,9 @@ async def test_nothing_drifts_in_a_thousand_sessions(past):
         assert f"{name} — owner: {owner} (since" in held.text
         for other, old in superseded:
             assert f"{other} — owner: {old}" not in held.text
-            assert not any(f"{other} — owner: {old}" in line and "no longer so" not in line for line in context.text.splitlines())
+            assert not any(
+                f"{other} — owner: {old}" in line and "no longer so" not in line for line in context.text.splitlines()
+            )
     for name, old in superseded:
         current = await memory.facts("triage", name, "owner")
         assert [fact.value for fact in current] == [facts[name]]

@@ -6,7 +6,9 @@ from perdure.state import events as e
 
 def call(past, session, number, model, ours, counted, factor):
     past.ledger.commit(
-        e.ContextAssembled(session=session, task="triage", tokens=ours, budget=9_000, factor=factor, digest="sha256:c", payload={})
+        e.ContextAssembled(
+            session=session, task="triage", tokens=ours, budget=9_000, factor=factor, digest="sha256:c", payload={}
+        )
     )
     past.ledger.commit(
         e.ModelRequested(
@@ -23,7 +25,9 @@ def call(past, session, number, model, ours, counted, factor):
 
 
 def test_families():
-    assert {family(name) for name in ("anthropic:claude-sonnet-4-5", "claude-3-haiku", "proxy/claude-opus")} == {"claude"}
+    assert {family(name) for name in ("anthropic:claude-sonnet-4-5", "claude-3-haiku", "proxy/claude-opus")} == {
+        "claude"
+    }
     assert family("gpt-4o") == "gpt"
 
 

@@ -47,7 +47,9 @@ def test_tasks_disagree_side_by_side():
     assert standing(facts) == [("ops", "current"), ("data", "current")]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(["agent", "person"])), min_size=1, max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(["agent", "person"])), min_size=1, max_size=12)
+)
 def test_exactly_one_value_is_current_and_it_is_the_last_of_the_highest_rank(said):
     facts = settle([claim(seq, value, speaker) for seq, (value, speaker) in enumerate(said, 1)])
     (current,) = [fact for fact in facts if fact.standing == "current"]

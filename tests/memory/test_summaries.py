@@ -17,7 +17,9 @@ def record(seq, text, kind="action", speaker="tool", untrusted=False):
 
 
 RECORDS = [
-    record(1, 'read_file(path="inbox/auth.log") succeeded: 7121 lines about failed logins from many places', untrusted=True),
+    record(
+        1, 'read_file(path="inbox/auth.log") succeeded: 7121 lines about failed logins from many places', untrusted=True
+    ),
     record(2, 'run_command(argv=["backup"]) failed: exit 75 on db-1', kind="failure"),
     record(3, 'needs a person\'s answer: block_ip(ip="203.0.113.7")', kind="question", speaker="perdure"),
 ]
@@ -41,8 +43,12 @@ def test_each_way_to_be_wrong_is_named():
 
 
 def test_people_and_failures_outlive_routine():
-    routine = [record(n, f'read_file(path="inbox/{n}.log") succeeded: {n} lines', untrusted=True) for n in range(10, 400)]
-    said = record(500, 'a person (uid 1000) denied block_ip(ip="198.51.100.9"): it is our VPN', kind="answer", speaker="person")
+    routine = [
+        record(n, f'read_file(path="inbox/{n}.log") succeeded: {n} lines', untrusted=True) for n in range(10, 400)
+    ]
+    said = record(
+        500, 'a person (uid 1000) denied block_ip(ip="198.51.100.9"): it is our VPN', kind="answer", speaker="person"
+    )
     draft = Extractive().summarise([*routine, *RECORDS, said], 240)
     assert tokens.count(draft.text) <= 240
     assert "it is our VPN" in draft.text
@@ -53,7 +59,14 @@ def test_people_and_failures_outlive_routine():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.text(max_size=400), st.sampled_from(["action", "failure", "closing", "answer"])), min_size=1, max_size=30), st.integers(20, 300))
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=400), st.sampled_from(["action", "failure", "closing", "answer"])),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(20, 300),
+)
 def test_a_summary_never_exceeds_its_tokens_and_is_deterministic(said, tokens_max):
     records = [record(seq, text, kind) for seq, (text, kind) in enumerate(said, 1)]
     draft = Extractive().summarise(records, tokens_max)

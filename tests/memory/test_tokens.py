@@ -49,7 +49,18 @@ def test_long_runs_are_never_counted_below_tiktoken(parts):
         "\ud800" * 10_000,
         "\x00" * 1_000_000,
     ],
-    ids=["blanks", "newlines", "mixed blanks", "one word", "unit separators", "accents", "zero width", "special", "surrogates", "nul"],
+    ids=[
+        "blanks",
+        "newlines",
+        "mixed blanks",
+        "one word",
+        "unit separators",
+        "accents",
+        "zero width",
+        "special",
+        "surrogates",
+        "nul",
+    ],
 )
 def test_hostile_text_is_counted(text):
     assert 0 < tokens.count(text) <= len(text.encode("utf-8", "surrogatepass"))
