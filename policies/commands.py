@@ -19,6 +19,9 @@ from perdure.policies.wrappers import INTERPRETER, OPAQUE, SHELL, WRAPPERS, comm
 
 WORDS_MAX = 1_000
 
+KEYWORDS = frozenset({"!", "[[", "]]", "{", "}", "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function",
+                      "if", "in", "select", "then", "until", "while"})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
@@ -94,6 +97,10 @@ class _CommandReader:
             and subcommand not in {"--version", "--help"}
         ):
             self.doubt(f"{name} with {subcommand} before its subcommand")
+        if program in KEYWORDS:  # the parser took for a program what bash reads as its own word, and runs what follows
+            self.doubt(f"the shell's word {program} where a program should be")
+            self.command(rest, nesting + 1)
+            return
         reader = self.special.get(name) or self._runner(name)
         if reader is not None:
             reader(name, rest, nesting)

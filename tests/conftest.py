@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY.parent / "shared" / "samples"
@@ -26,6 +27,12 @@ for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM",
 
 
 Found = TypeVar("Found")
+
+
+# The same examples at every run, so that a change is judged by what it changes. HYPOTHESIS=random looks for new ones.
+settings.register_profile("seeded", derandomize=True)
+settings.register_profile("random", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS", "seeded"))
 
 
 class NetworkForbiddenError(RuntimeError):

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from benign_corpus import LISTED, OTHERS
 from bypass_corpus import BYPASSES
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policy_tools import Workspace, decide
 
@@ -221,6 +221,7 @@ _PIECES = [
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash to compare with")
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9), st.sampled_from([" ", ""]))
+@example(["!", "!", "ls"], " ")
 def test_what_bash_really_runs_was_seen_or_called_unknown(tmp_path_factory, pieces, glue):
     """Bash runs the script among stubs; every stub that ran must be in the analysis, unless the analysis says unknown."""
     script = glue.join(pieces)
