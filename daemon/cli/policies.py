@@ -76,6 +76,14 @@ VERDICT = {"matched": ("✓", "good"), "not matched": ("·", "faint"), "not cert
 
 
 @policy.command()
+def schema() -> None:
+    """Print the JSON Schema of policy files, for editors that complete and check YAML."""
+    from perdure.policies.schema import policy_schema
+
+    click.echo(json.dumps(policy_schema(), indent=2, ensure_ascii=False))
+
+
+@policy.command()
 @click.argument("subject", metavar="TOOL|ACTION")
 @click.option("--args", "args_text", metavar="JSON", help="The arguments of the call, as a JSON object.")
 @click.option("--task", help="The task that would propose it.")

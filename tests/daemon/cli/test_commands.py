@@ -8,6 +8,7 @@ import json
 import sqlite3
 
 import pytest
+import yaml
 
 READ_COMMANDS = {
     "status": ("status",),
@@ -300,3 +301,17 @@ def test_policy_replay_names_what_an_edit_would_loosen(parked):
     (flip,) = value["flips"]
     assert (flip["tool"], flip["was"], flip["would_be"], flip["count"]) == ("block_ip", "escalate", "auto", 1)
     assert "1 of them looser" in parked.text("policy", "replay", code=1)
+
+
+def test_the_schema_of_policy_files_is_printed_for_editors_and_accepts_the_shipped_library():
+    from click.testing import CliRunner
+    from jsonschema import Draft202012Validator
+
+    from perdure.daemon.cli.app import perdure
+    from perdure.policies.loading import library_files
+
+    result = CliRunner().invoke(perdure, ["policy", "schema"])
+    assert result.exit_code == 0
+    validator = Draft202012Validator(json.loads(result.stdout))
+    for path in library_files().values():
+        assert not list(validator.iter_errors(yaml.safe_load(path.read_text())))
