@@ -86,6 +86,8 @@ def watch(child: int, ready: socket.socket, rests) -> None:
             if ended in found:
                 return
             if tool in found or time.monotonic() > deadline:
+                if tool in found:
+                    os.read(tool, 4096)  # while the tool lives on, the wish would wait here for the next child
                 os.kill(child, signal.SIGKILL)
                 select.select([ended], [], [])
                 os.write(gate, b"go\n")
