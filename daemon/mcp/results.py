@@ -18,6 +18,7 @@ from perdure.state.canonical import CannotEncode, canonical
 from perdure.state.events import JSON
 
 ITEMS_SHOWN_MAX = 50
+VALUES_MAX = 20_000  # in one piece of JSON; more of them would hold up the loop, and are taken as text
 
 
 def result_of(answer: types.CallToolResult, *, shown_bytes_max: int, kept_bytes_max: int) -> Result:
@@ -133,14 +134,29 @@ def _is_same(text: str, structured: JSON) -> bool:
 
 
 def _plain(value: Any) -> JSON:
-    """JSON that the ledger can hold; what it cannot hold (NaN, numbers beyond 2^53, half characters) becomes text."""
+    """JSON that the ledger can hold; NaN, numbers beyond 2^53, half characters and too many values become text."""
     if value is None:
         return None
+    if too_many(value):
+        return _clean(json.dumps(value, ensure_ascii=False))
     try:
         canonical(value)
     except (CannotEncode, RecursionError):
         return _clean(repr(value)[:100_000])
     return value  # type: ignore[no-any-return]  # what canonical() takes is JSON
+
+
+def too_many(value: Any) -> bool:
+    """Whether a piece of JSON has more than VALUES_MAX values."""
+    waiting, seen = [value], 0
+    while waiting:
+        each = waiting.pop()
+        inner = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        seen += len(inner)
+        if seen > VALUES_MAX:
+            return True
+        waiting.extend(inner)
+    return False
 
 
 def _clean(text: str) -> str:

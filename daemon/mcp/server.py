@@ -45,6 +45,8 @@ PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 60.0
 RELIST_SECONDS_MIN: Final = 2.0  # a server that announces changes all the time is listed no more often
 CHANGES_MAX: Final = 20  # of one tool since a person accepted it; then it only stays refused
+STRANGERS_MAX: Final = 1_000  # tools on record that no person has accepted: names may be new every time
+REFUSED_MAX: Final = 1_000  # refused tools on record since the daemon's start
 REQUEST_SHOWN_MAX: Final = 2_000
 _FOR_YEARS: Final = 10 * 366 * 86_400.0
 
@@ -69,6 +71,7 @@ class Server:
         self._not_before = 0.0
         self._asked: Counter[str] = Counter()
         self._asked_first: dict[str, JSON] = {}
+        self._refused_on_record = 0
         self._relist = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
@@ -252,22 +255,29 @@ class Server:
     async def _compare(self, listing: Listing) -> None:
         """Record every tool that is new, different or gone."""
         drafts: list[Draft] = []
-        counts = {row.tool: row.changes for row in projections.outside_tools(self._ledger.reader, self.name)}
+        rows = {row.tool: row for row in projections.outside_tools(self._ledger.reader, self.name)}
+        room = STRANGERS_MAX - sum(row.accepted_hash is None for row in rows.values())
         for tool, found in listing.tools.items():
-            if self._listed.get(tool) != found.hash and counts.get(tool, 0) < CHANGES_MAX:
+            row = rows.get(tool)
+            if self._listed.get(tool) == found.hash or (row is not None and row.changes >= CHANGES_MAX):
+                continue
+            if row is None:
+                room -= 1
+            if row is not None or room >= 0:
                 drafts.append(self._listing_of(found))
         drafts += [
             McpToolGone(server=self.name, tool=tool)
-            for tool, hash in self._listed.items()
-            if hash is not None and tool not in listing.tools
+            for tool, row in rows.items()
+            if row.listed_hash is not None and tool not in listing.tools
         ]
-        drafts += [
+        refused = [
             McpRefused(server=self.name, what="tool", reason=f"{tool}: {why}")
             for tool, why in listing.refused.items()
             if self.refused.get(tool) != why
-        ]
-        gone: dict[str, str | None] = dict.fromkeys(self._listed)
-        self._listed = gone | {tool: found.hash for tool, found in listing.tools.items()}
+        ][: REFUSED_MAX - self._refused_on_record]
+        self._refused_on_record += len(refused)
+        drafts += refused
+        self._listed = {tool: found.hash for tool, found in listing.tools.items()}
         self.refused = listing.refused
         if drafts:
             await self._ledger.write(*drafts)

@@ -13,7 +13,7 @@ from cel_expr_python import cel
 
 from perdure.daemon.mcp.catalog import OutsideTool, standing_of
 from perdure.daemon.mcp.connection import NoReply, Refusal, Unreachable
-from perdure.daemon.mcp.results import result_of, text_of
+from perdure.daemon.mcp.results import result_of, text_of, too_many
 from perdure.daemon.mcp.server import Changed, Server
 from perdure.daemon.mcp.settings import McpProbe
 from perdure.daemon.tools.digests import action_digest
@@ -119,7 +119,7 @@ class McpTool:
             )
         except PerdureError:
             return None
-        if not isinstance(answer, types.CallToolResult):
+        if not isinstance(answer, types.CallToolResult) or too_many(answer.structured_content):
             return None
         expects = expectation(probe)
         return expects(not answer.is_error, text_of(answer), answer.structured_content, prepared.args)

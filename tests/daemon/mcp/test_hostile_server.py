@@ -11,7 +11,7 @@ import pytest
 from tests.daemon.mcp.outside import Outside, ended, until
 from tests.daemon.stage import events
 
-from perdure.daemon.mcp import connection
+from perdure.daemon.mcp import connection, server
 from perdure.daemon.sandbox.strays import find_strays
 from perdure.daemon.workspace import load_workspace
 from perdure.errors import Problems
@@ -183,6 +183,23 @@ async def test_a_server_that_changes_all_the_time_never_runs_and_does_not_fill_t
     assert outside.effects == 0
 
 
+async def test_a_server_with_ever_new_tools_does_not_fill_the_ledger(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STRANGERS_MAX", 500)
+    monkeypatch.setattr(server, "REFUSED_MAX", 60)
+    outside.mode("new-names")
+    async with outside.runtime() as runtime:
+        for _ in range(4):
+            await runtime.servers.discover()
+        assert len(events(runtime, "mcp.tool-listed")) == 4 + 500
+        assert len(events(runtime, "mcp.tool-gone")) == 500  # each once
+        assert len(events(runtime, "mcp.refused")) == 60
+        note = projections.outside_tool(runtime.ledger.reader, "odd", "note")
+        assert note is not None
+        assert note.listed_hash == note.accepted_hash
+
+
 async def test_an_unaccepted_tool_asks_and_shows_none_of_its_words(tmp_path: Path) -> None:
     outside = Outside(tmp_path / "w")
     outside.mode("bad-tools")
@@ -247,6 +264,30 @@ async def test_a_large_result_is_a_summary_for_the_planner_and_whole_in_the_ledg
         assert str(end["result"]["text"]).startswith("begin ")
         assert str(end["result"]["text"]).endswith(" end")
         assert len(end["whole"]["text"]) > 300_000
+
+
+async def test_a_result_is_not_checked_against_patterns_that_take_for_ever(tmp_path: Path) -> None:
+    outside = Outside(tmp_path / "w")
+    outside.mode("slow-output")
+    await outside.accept()
+    outside.note()
+    async with outside.runtime() as runtime:
+        await outside.run(runtime, "work")
+        (end,) = ended(runtime)
+        assert end["status"] == "succeeded"  # the server has answered, though not as it promised
+        assert end["result"]["structured"]["a"].endswith("!")
+
+
+async def test_very_many_values_are_text(outside: Outside) -> None:
+    text = (outside.directory / "perdure.toml").read_text()
+    outside.write("perdure.toml", text.replace('message_bytes_max = "1MB"', 'message_bytes_max = "4MB"'))
+    outside.mode("many-values")
+    async with outside.runtime() as runtime:
+        await outside.run(runtime, "work")
+        (end,) = ended(runtime)
+        assert end["status"] == "succeeded"
+        assert "shortened by Perdure" in str(end["result"])
+        assert len(json.dumps(end["result"])) < 17_000
 
 
 async def test_other_content_is_described_and_kept(outside: Outside) -> None:

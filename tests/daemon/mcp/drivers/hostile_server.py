@@ -48,6 +48,15 @@ def tools():
             note["inputSchema"] = schema(line=text, everywhere={"type": "boolean"})
         case "changes-every-time":
             note["description"] = f"Version {LISTED[0]}"
+        case "slow-output":
+            note["outputSchema"] = {
+                "type": "object",
+                "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}},
+                "required": ["a", "b"],
+            }
+        case "new-names":
+            listed += [{"name": f"t{LISTED[0]}_{i}", "inputSchema": schema()} for i in range(400)]
+            listed += [{"name": f"no name {LISTED[0]} {i}", "inputSchema": schema()} for i in range(50)]
         case "without-note":
             listed.remove(note)
         case "twice":
@@ -113,6 +122,10 @@ def call(request):
             signal.pause()
         case "huge":
             return {"content": [{"type": "text", "text": "x" * 20_000_000}]}
+        case "slow-output":
+            return {"content": [], "structuredContent": {"a": "a" * 60 + "!"}}
+        case "many-values":
+            return {"content": [], "structuredContent": {"rows": [[] for _ in range(300_000)]}}
         case "big":
             return {"content": [{"type": "text", "text": "begin " + "x" * 300_000 + " end"}]}
         case "endless":
