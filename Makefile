@@ -28,7 +28,7 @@ run: setup ## the main job, on this machine's logs
 
 test: setup-dev ## all tests
 	@$(MAKE) --no-print-directory $(LOCAL_MODEL) || echo "make test: going on without the local model; its tests are skipped"
-	@.venv/bin/python -m pytest -n $(WORKERS) $(TESTS)
+	@.venv/bin/python -m pytest -n $(WORKERS) -rs $(TESTS)
 
 lint: setup-dev ## linter, formatter (check only) and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

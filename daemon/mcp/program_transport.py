@@ -120,9 +120,20 @@ async def _write(process: asyncio.subprocess.Process, leaving: Any) -> None:
 
 
 async def _keep(process: asyncio.subprocess.Process, stderr: KeptStderr) -> None:
+    """In whole lines, so that no secret is cut in two where a read ends."""
     assert process.stderr is not None
-    while part := await process.stderr.read(_READ_BYTES):
-        stderr.add(part.decode(errors="replace"))
+    begun = b""
+    try:
+        while part := await process.stderr.read(_READ_BYTES):
+            lines, end, begun = (begun + part).rpartition(b"\n")
+            if end:
+                stderr.add((lines + end).decode(errors="replace"))
+            if len(begun) > _READ_BYTES:
+                stderr.add(begun.decode(errors="replace"))
+                begun = b""
+    finally:
+        if begun:
+            stderr.add(begun.decode(errors="replace"))
 
 
 async def _end(

@@ -345,7 +345,7 @@ async def test_a_secret_is_given_by_reference_and_never_comes_back(
         (end,) = ended(runtime)
         assert end["result"] == {"text": "{secret: ODD_SECRET}"}
         stderr = outside.directory / "state/mcp/odd.stderr"
-        await until(stderr.exists)
+        await until(lambda: stderr.exists() and stderr.read_text().count("{secret: ODD_SECRET}") == 2)
         assert "hunter2" not in stderr.read_text()
     for path in (outside.directory / "state").rglob("*"):
         if path.is_file():

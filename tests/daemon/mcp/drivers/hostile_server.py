@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(sys.argv[1])
@@ -173,7 +174,11 @@ def call(request):
             told = [json.loads(sys.stdin.buffer.readline()) for _ in range(3)]
             return {"content": [{"type": "text", "text": json.dumps(["error" in each for each in told])}]}
         case "secret":
-            print("the token is", os.environ["TOKEN"], file=sys.stderr, flush=True)
+            token = os.environ["TOKEN"]
+            print("the token is", token, file=sys.stderr, flush=True)
+            print("and again", token[:7], end="", file=sys.stderr, flush=True)
+            time.sleep(0.2)  # the first half is read by itself
+            print(token[7:], file=sys.stderr, flush=True)
             return {"content": [{"type": "text", "text": os.environ["TOKEN"]}]}
         case "environment":
             return {"content": [{"type": "text", "text": json.dumps(dict(os.environ))}]}
