@@ -20,7 +20,10 @@ async def http_transport(settings: McpServer, traffic: Traffic) -> AsyncGenerato
     bounded = _Bounded(httpx2.AsyncHTTPTransport(), settings.message_bytes_max, traffic)
     timeout = httpx2.Timeout(settings.start_timeout, read=settings.timeout + 5.0)
     async with httpx2.AsyncClient(
-        headers=header_values(settings), timeout=timeout, transport=bounded, trust_env=False
+        headers={"accept-encoding": "identity", **header_values(settings)},
+        timeout=timeout,
+        transport=bounded,
+        trust_env=False,
     ) as client:
         inner = streamable_http_client(settings.url, http_client=client, max_sse_event_size=settings.message_bytes_max)
         async with traffic.watching(inner) as streams:
@@ -36,13 +39,17 @@ def header_values(settings: McpServer) -> Mapping[str, str]:
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
-    """Ends the connection where a body that is not an event stream is longer than allowed."""
+    """Ends the connection where a body is compressed (a small one could be any size), or is no event stream and too long."""
 
     def __init__(self, inner: httpx2.AsyncHTTPTransport, bytes_max: int, traffic: Traffic) -> None:
         self._inner, self._max, self._traffic = inner, bytes_max, traffic
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
+        if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            await response.aclose()
+            self._traffic.end("a compressed answer, which was not asked for")
+            raise httpx2.ReadError("the answer is compressed")
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _BoundedStream(response.stream, self._max, self._traffic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -46,18 +47,23 @@ class Handler(BaseHTTPRequestHandler):
                 body = {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32601, "message": "no"}}
                 self._say(200, json.dumps(body).encode())
                 return
-        self._say(200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode())
+        body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
+        if self.server.mode == "gzip" and request["method"] == "tools/call":
+            self._say(200, gzip.compress(body + b" " * 50_000_000, 1), encoding="gzip")
+        else:
+            self._say(200, body)
 
     def do_GET(self) -> None:
         self._say(405, b"")
 
     do_DELETE = do_GET  # noqa: N815 — the name that the standard library looks for
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _say(self, status: int, body: bytes, encoding: str = "identity") -> None:
         with contextlib.suppress(ConnectionError):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Encoding", encoding)
             self.end_headers()
             self.wfile.write(body)
 
@@ -129,6 +135,18 @@ async def test_a_huge_body_ends_the_connection(tmp_path: Path) -> None:
             assert end["status"] == "unknown"
             assert "message of more than 1000000 bytes" in str(end["error"])
             assert events(runtime, "mcp.server-ended")
+
+
+async def test_a_compressed_body_is_not_unpacked(tmp_path: Path) -> None:
+    with serving() as server:
+        stage = await staged(tmp_path / "w", server)
+        server.mode = "gzip"
+        async with stage.runtime() as runtime:
+            await stage.run(runtime, "work")
+            (end,) = ended(runtime)
+            assert end["status"] == "unknown"
+            assert "compressed" in str(end["error"])
+        assert {seen["accept-encoding"] for seen in server.seen} == {"identity"}
 
 
 async def test_a_redirect_to_another_origin_gets_neither_call_nor_secret(tmp_path: Path) -> None:
