@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.daemon.resumption import chain
 from perdure.policies.commands import redirection_targets
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.model import Decision, Facts, Grant, Obligations, ProposedAction, RuleHit
@@ -143,6 +144,7 @@ def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confiden
         task=task.name,
         planner=task.planner,
         confidence=confidence,
+        tainted=_tainted(runtime, session),
         hour=local.hour,
         minute=local.minute,
         weekday=WEEKDAYS[local.weekday()],
@@ -157,6 +159,20 @@ def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confiden
         tool_calls_day=calls_day,
         success_rate=projections.success_rate(reader, task.name, tool),
     )
+
+
+def _tainted(runtime: Runtime, session: str) -> bool:
+    """Whether the session, or one that it goes on from, has seen what an untrusted tool reads or a tool from outside says.
+    Built-in tools that only do something answer in Perdure's own words."""
+    reader = runtime.ledger.reader
+    for one in chain(reader, session):
+        for row in projections.actions(reader, session=one.session):
+            tool = runtime.tools.get(row.tool)
+            spec = tool.spec if tool is not None else None
+            speaks = spec is None or spec.source != "built-in" or row.effect == "read"
+            if row.status is not None and speaks and not (spec is not None and spec.trusted):
+                return True
+    return False
 
 
 def doubts(obligations: Obligations, certain: Certain, prepared: Prepared) -> list[str]:

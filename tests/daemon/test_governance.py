@@ -129,3 +129,20 @@ async def test_a_script_may_write_where_the_policies_let_commands_write(stage: S
         await stage.run(runtime, "clean")
         decisions = [event.body["decision"] for event in events(runtime, "action.decided")]
         assert decisions == ["auto", "escalate"]
+
+
+async def test_a_session_is_tainted_once_it_has_read_what_nobody_vouches_for(stage: Stage) -> None:
+    steps = (
+        "\n  - {do: write_file, args: {path: reports/first.md, text: x}}"
+        "\n  - {do: read_file, args: {path: inbox/one.log}}"
+        "\n  - {do: write_file, args: {path: reports/second.md, text: x}, on_escalate: continue}\n"
+    )
+    stage.write(
+        "policies/wary.yaml",
+        "version: 1\nrules:\n  - {name: wary, tools: [write_file], when: tainted, decide: escalate}\n",
+    )
+    stage.playbook("wary", steps, tools="write_file, read_file")
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "wary")
+        decisions = [event.body["decision"] for event in events(runtime, "action.decided")]
+        assert decisions == ["auto", "auto", "escalate"]
