@@ -152,7 +152,7 @@ class Connection:
         """Hold the client open: the SDK wants it entered and left by one task."""
         try:
             async with self._client_of() as client:
-                client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+                client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]  # the SDK has no switch
                 self._client = client
                 if not ready.done():
                     ready.set_result(None)
