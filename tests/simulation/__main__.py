@@ -12,9 +12,40 @@ from pathlib import Path
 
 import structlog
 
-from .soak import Failed, soak
+from .soak import Failed, Progress, soak
 
 SEED = 20261122
+
+
+class Shown:
+    """Progress on the error stream: one line that is written over on a terminal, a line for every `every` days elsewhere."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._terminal = sys.stderr.isatty()
+        self._started = self._before = time.monotonic()
+        self._events = 0
+
+    def __call__(self, reached: Progress) -> None:
+        if not self._terminal and reached.day % self._every:
+            return
+        now = time.monotonic()
+        rate = (reached.events - self._events) / max(now - self._before, 1e-9)
+        self._before, self._events = now, reached.events
+        words = (
+            f"day {reached.day} of {reached.days}, {reached.lives} lives, {reached.sessions} sessions, "
+            f"{reached.events} events, {rate:.0f} events/s, {now - self._started:.0f} s"
+        )
+        print(
+            f"\r\x1b[K{words}" if self._terminal else words,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def over(self) -> None:
+        if self._terminal:
+            print(file=sys.stderr)
 
 
 def main() -> int:
@@ -31,18 +62,26 @@ def main() -> int:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     memory = Path("/dev/shm")
     directory = given.directory or (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "perdure-soak"
-    started = time.monotonic()
+    started, processor = time.monotonic(), time.process_time()
+    shown = Shown(every=5)
     try:
-        report = soak(given.seed, given.days, directory.resolve())
-        same = soak(given.seed, given.days, directory.resolve()).hash == report.hash if given.again else None
+        report = soak(given.seed, given.days, directory.resolve(), shown)
+        same = None
+        if given.again:
+            shown.over()
+            same = soak(given.seed, given.days, directory.resolve(), Shown(every=5)).hash == report.hash
     except Failed as failed:
+        shown.over()
         print(f"FAILED: {failed}", file=sys.stderr)
         return 1
-    seconds = time.monotonic() - started
+    shown.over()
+    seconds, processor = time.monotonic() - started, time.process_time() - processor
     if given.json:
         print(json.dumps({**report.__dict__, "seconds": round(seconds, 1)}))
         return 0
-    print(f"seed {report.seed}: {report.days} days in {seconds:.0f} s, {report.lives} lives of the daemon")
+    print(
+        f"seed {report.seed}: {report.days} days in {seconds:.0f} s ({processor:.0f} s of processor time), {report.lives} lives of the daemon"
+    )
     print(
         f"  {report.sessions} sessions, {report.slots} slots, {report.events} events, {report.effects} effects, {report.questions} questions"
     )

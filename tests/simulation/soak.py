@@ -81,11 +81,25 @@ class Due:
     params: dict[str, Any] = field(compare=False, default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    day: int
+    days: int
+    lives: int
+    sessions: int
+    events: int
+
+
 class Soak:
     """One run. `directory` is removed and made anew: its path is part of what is hashed."""
 
-    def __init__(self, seed: int, days: int, directory: Path) -> None:
-        self.seed, self.days, self.directory = seed, days, directory
+    def __init__(
+        self, seed: int, days: int, directory: Path, progress: Callable[[Progress], None] = lambda reached: None
+    ) -> None:
+        self.seed, self.days, self.directory, self.progress = seed, days, directory, progress
+        self.told_day = 0
         self.until = float(days)
         self.clock = VirtualClock(FIRST_DAY)
         self.faults, self.people = Random(f"{seed} faults"), Random(f"{seed} people")
@@ -292,6 +306,12 @@ class Soak:
         self.counts["stopped: ledger cannot be written"] += 1
         self._poke()
 
+    def _tell_progress(self) -> None:
+        if int(self.day) > self.told_day:
+            self.told_day = int(self.day)
+            promises = self.promises
+            self.progress(Progress(self.told_day, self.days, self.lives, len(promises.sessions), promises.seq))
+
     def _poke(self) -> None:
         self._poked.set()
 
@@ -299,6 +319,7 @@ class Soak:
         """Look when something is due, as the timer does, until something ends this life."""
         while not self.failure and self.day < self.until:
             self._poked.clear()
+            self._tell_progress()
             try:
                 self.timer.look()
                 while self.agenda and self.agenda[0].at <= self.clock.monotonic():
@@ -588,6 +609,6 @@ class Report:
         self.messages_lost = promises.counts["messages lost in a crash"]
 
 
-def soak(seed: int, days: int, directory: Path, *, progress: Callable[[float], None] | None = None) -> Report:
-    """Run one simulation; raises Failed with the words to play it again."""
-    return Soak(seed, days, directory).run()
+def soak(seed: int, days: int, directory: Path, progress: Callable[[Progress], None] = lambda reached: None) -> Report:
+    """Run one simulation; raises Failed with the words to play it again. `progress` is told of every simulated day."""
+    return Soak(seed, days, directory, progress).run()
