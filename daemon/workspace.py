@@ -46,7 +46,7 @@ def load_workspace(directory: Path, config: Config | None = None) -> LoadedWorks
     policies: PolicySet | None = None
     try:
         tasks = load_tasks(config.workspace / TASKS, known_tools=frozenset(specs), timezone=config.timezone)
-        problems += [problem for task in tasks.values() for problem in check_planner(task, config)]
+        problems += [problem for task in tasks.values() for problem in check_planner(task, config, specs)]
     except Problems as error:
         problems += [_about_servers(problem, config) for problem in error.problems]
     try:

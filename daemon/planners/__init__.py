@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.planners.moves import Planner
     from perdure.daemon.tasks import Task
+    from perdure.daemon.tools.model import ToolSpec
     from perdure.errors import Problem
 
 
@@ -32,12 +33,13 @@ def build_planner(
     return ModelPlanner(config.model, task, circuits=circuits, factors=factors)
 
 
-def check_planner(task: Task, config: Config) -> list[Problem]:
-    """Every mistake in a task that its planner can find without running: expressions, names, model, prices, sizes."""
+def check_planner(task: Task, config: Config, tools: Mapping[str, ToolSpec] | None = None) -> list[Problem]:
+    """Every mistake in a task that its planner can find without running: expressions, names, model, prices, sizes; and where
+    `tools` are given, arguments that they would refuse."""
     if task.planner == "playbook":
         from perdure.daemon.planners.playbook_check import check_playbook
 
-        return check_playbook(task)
+        return check_playbook(task, tools)
     from perdure.daemon.planners.model import check_model
 
     return check_model(task, config)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from jsonschema import Draft202012Validator
 
 from perdure.daemon.planners import expressions
 from perdure.daemon.planners.expressions import ExpressionFault, Fault
 from perdure.daemon.planners.playbook import SLOT_NAMES, condition
+from perdure.daemon.tools.arguments import formats, in_words
 from perdure.errors import Problem
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
     from perdure.daemon.tasks import Step, Task
+    from perdure.daemon.tools.model import ToolSpec
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def check_playbook(task: Task) -> list[Problem]:
-    """Every mistake in the steps of a playbook that can be found without running it, in the order of the steps."""
+def check_playbook(task: Task, tools: Mapping[str, ToolSpec] | None = None) -> list[Problem]:
+    """Every mistake in the steps of a playbook that can be found without running it, in the order of the steps. Arguments are
+    checked for those of `tools` that are the operator's own or built in: what a server says of its tools may change at any
+    time, and must not keep a daemon from starting."""
     problems: list[Problem] = []
     declared = {"last", *(f"slot.{name}" for name in SLOT_NAMES)}
     saved_by = _first_saves(task.steps)
@@ -33,6 +39,9 @@ def check_playbook(task: Task) -> list[Problem]:
             problems += checker.when(step.when)
         for name, value in step.args.items():
             problems += checker.texts(f"args.{name}", value, names)
+        spec = tools.get(step.do) if tools is not None else None
+        if spec is not None and not spec.source.startswith("mcp:"):
+            problems += checker.arguments(spec.args_schema)
         if step.save is not None:
             problems += checker.save(step.save)
             declared.add(step.save)
@@ -98,6 +107,30 @@ class _StepChecker:
                 problems += [self._told(hole.source, fault, names) for fault in expressions.faults(hole.source, names)]
         return problems
 
+    def arguments(self, schema: Mapping[str, JSON]) -> list[Problem]:
+        """Names that the tool does not know, names that it needs, and values without `${…}` that it would refuse."""
+        tool, args = self.step.do, self.step.args
+        properties = schema.get("properties")
+        known = properties if isinstance(properties, dict) else {}
+        required = schema.get("required")
+        needed = required if isinstance(required, list) else []
+        problems = []
+        for name, value in args.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                one_of = f"one of {', '.join(known)}" if known else "none: it takes no arguments"
+                expected = f"`{near[0]}`, or another {one_of}" if near else one_of
+                problems.append(self._problem(f"{name}:", Fault(f"the unknown argument `{name}` of {tool}"), expected))
+                continue
+            wrong = _refused(name, value, known[name])
+            if wrong is not None:
+                problems.append(self._problem(f"{name}:", Fault(wrong), f"an argument that {tool} takes"))
+        missing = [str(name) for name in needed if name not in args]
+        if missing:
+            found = Fault(f"{tool} without {', '.join(f'`{name}`' for name in missing)}")
+            problems.append(self._problem(tool, found, f"all that {tool} needs: {', '.join(map(str, needed))}"))
+        return problems
+
     def save(self, name: str) -> list[Problem]:
         if _NAME.fullmatch(name) is None:
             return [self._problem(name, Fault(f"save: {name!r}"), "a name of letters, digits and _")]
@@ -147,6 +180,18 @@ class _StepChecker:
                 return line + 1, max(indent, 0) + fault.column, lines[line]
         first = lines[self.step.line - 1] if 0 < self.step.line <= len(lines) else ""
         return self.step.line, len(first) - len(first.lstrip()) + 1, first
+
+
+def _refused(name: str, value: JSON, schema: JSON) -> str | None:
+    """Why a tool would refuse an argument of this value, in words; None where it would not, or where only its run shows it."""
+    try:
+        if any(template.holes for template in expressions.templates(value)):
+            return None
+        literal = expressions.filled(value, {})
+    except ExpressionFault:  # told already, with its place
+        return None
+    validator = Draft202012Validator({"properties": {name: schema}}, format_checker=formats)
+    return next((in_words(error) for error in validator.iter_errors({name: literal})), None)
 
 
 def _texts(value: JSON) -> Iterator[str]:

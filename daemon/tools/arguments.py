@@ -125,15 +125,17 @@ class Arguments:
             self._validator.iter_errors(args), key=lambda error: [str(part) for part in error.absolute_path]
         )
         if errors:
-            said = "; ".join(_words(error) for error in errors[:_PROBLEMS_SHOWN_MAX])
-            more = f"; and {len(errors) - _PROBLEMS_SHOWN_MAX} more" if len(errors) > _PROBLEMS_SHOWN_MAX else ""
+            mistakes = list(dict.fromkeys(in_words(error) for error in errors))  # there is one error per missing name
+            said = "; ".join(mistakes[:_PROBLEMS_SHOWN_MAX])
+            more = f"; and {len(mistakes) - _PROBLEMS_SHOWN_MAX} more" if len(mistakes) > _PROBLEMS_SHOWN_MAX else ""
             raise self._refused(said + more)
 
     def _refused(self, cause: str) -> ToolRefused:
         return ToolRefused("accept", f"the arguments of {self._tool}", cause, self._hint)
 
 
-def _words(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
+    """A mistake as a person says it, with the place of the value in the arguments."""
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
     schema: Any = error.schema
     wanted: Any = error.validator_value

@@ -6,6 +6,9 @@ import pytest
 
 from perdure.daemon.planners import check_planner
 from perdure.daemon.planners.playbook_check import check_playbook
+from perdure.daemon.tools.model import ToolSpec
+from perdure.daemon.tools.notify import NOTIFY
+from perdure.daemon.tools.writing import WRITE_FILE
 
 HEAD = "---\nname: t\nplanner: playbook\n---\n"
 
@@ -91,3 +94,38 @@ def test_names_inside_macros_are_not_free(task_from):
   - {do: notify, args: {a: "${c.list.map(x, x.y).filter(item, item != '')}", b: "${cel.bind(z, c.n, z + 1)}"}}
 """
     assert not _problems(task_from, steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "found", "expected"),
+    [  # § marks the place
+        (
+            "  - {do: write_file, args: {path: a, §txt: b, text: c}}",
+            "the unknown argument `txt` of write_file",
+            "`text`, or another one of path, text",
+        ),
+        ('  - {do: §write_file, args: {path: "${last.p}"}}', "write_file without `text`", "needs: path, text"),
+        ("  - {do: write_file, args: {path: a, §text: 7}}", "text must be string, not 7", "that write_file takes"),
+        ("  - do: notify\n    args:\n      text: hello\n      §titel: b\n", "`titel` of notify", "`title`"),
+        ("  - {do: §write_file}", "write_file without `path`, `text`", "needs: path, text"),
+    ],
+)
+def test_arguments_that_the_tool_would_refuse_are_found_before_it_runs(task_from, steps, found, expected):
+    marked = f"{HEAD}steps:\n{steps}\n"
+    before = marked[: marked.index("§")]
+    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    [problem] = check_planner(task_from(marked.replace("§", "")), None, {"write_file": WRITE_FILE, "notify": NOTIFY})
+    assert found in problem.found
+    assert expected in problem.expected
+    assert (problem.line, problem.column) == place
+
+
+def test_an_argument_that_only_the_run_shows_is_left_to_the_run(task_from):
+    steps = 'steps:\n  - {do: write_file, args: {path: "${last.path}", text: "$${x} is ${last.n}"}}\n'
+    assert not check_playbook(task_from(HEAD + steps), {"write_file": WRITE_FILE})
+
+
+def test_what_a_server_says_of_its_tools_keeps_no_daemon_from_starting(task_from):
+    theirs = ToolSpec(name="count", description="", args_schema={"type": "object", "properties": {}, "required": ["n"]},
+                      effect="once", source="mcp:theirs")  # fmt: skip
+    assert not check_playbook(task_from(f"{HEAD}steps:\n  - {{do: count, args: {{m: 1}}}}\n"), {"count": theirs})

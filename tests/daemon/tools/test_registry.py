@@ -29,6 +29,7 @@ def test_every_built_in_tool_is_there_and_its_schema_is_closed(workspace):
         ({"path": "a", "text": "\ud800"}, "UTF-8"),
         ({"path": "a", "text": "x" * 2_100_000}, "bytes long"),
         ({"path": "a"}, "missing: text"),
+        ({}, r"missing: path, text(?!.*missing)"),
         ({"path": "", "text": "x"}, "path"),
         ({"path": "a", "text": 2**60}, r"beyond 2\^53"),
         ({"path": ["a"], "text": "x"}, "path must be string"),
