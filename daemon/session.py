@@ -29,15 +29,7 @@ from perdure.daemon.workspace import STOP_FILE
 from perdure.errors import PerdureError
 from perdure.memory.assembly import ContextTooSmall
 from perdure.state import projections
-from perdure.state.events import (
-    JSON,
-    Draft,
-    SessionClosed,
-    SessionOpened,
-    SessionStatus,
-    SlotClosed,
-    StepRejected,
-)
+from perdure.state.events import JSON, Draft, SessionClosed, SessionOpened, SessionStatus, SlotClosed, StepRejected
 from perdure.state.ledger import LedgerUnwritable
 
 if TYPE_CHECKING:
@@ -249,7 +241,10 @@ class Session:
         try:
             taken = await self.steps.take(self.budget.steps_used, proposal, before, vote=vote)
         except Rejected as error:
-            await self._reject(error.reason, error.detail, counted=True, before=before)
+            goes_on = proposal.key is not None and proposal.on_error == "continue"
+            await self._reject(error.reason, error.detail, counted=True, final=not goes_on, before=before)
+            if goes_on:
+                self.taken.append(Taken.refused(self.budget.steps_used, proposal, error.detail))
             return
         if taken.status == "unknown":
             taken = await self._settled(taken)

@@ -64,13 +64,19 @@ class Taken:
     result: JSON = None
     error: str | None = None
 
+    @classmethod
+    def refused(cls, step: int, proposal: Proposal, why: str) -> Taken:
+        """A step that never became an action, for a plan that goes on without it."""
+        return cls(step=step, proposal=proposal, action="", decision="deny", reason=why, status="failed", error=why)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """All that a planner may know. `taken` is in order; `rejected` is the last malformed move's detail, if the planner's
     last move was one. `draw` is 0 for the ordinary proposal and n for the n-th independent draw of a vote: then the planner
     samples instead of giving its one likeliest answer. `last` is what the previous session saved. `slot` is `{"date",
-    "time", "due", "kind", "id"}` in the task's zone. `recorded` maps step keys to what the parked session had done."""
+    "time", "due", "kind", "id"}` in the task's zone. `recorded` maps step keys to what the parked session had done. `draws`
+    is how many independent answers to this one view are wanted; a planner may give fewer."""
 
     session: str
     task: str
@@ -85,18 +91,21 @@ class View:
     steps_left: int
     tokens_left: int
     draw: int = 0
+    draws: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A model call before it is made: what the reservation is computed from. `prompt_tokens` counts everything that goes
-    over the wire, tool schemas included, times the model's factor, rounded up. `body` goes into the ledger (no key)."""
+    over the wire, tool schemas included, times the model's factor, rounded up. `completion_cap` is for all of its `draws`
+    answers together. `body` goes into the ledger (no key)."""
 
     model: str
     prompt_tokens: int
     completion_cap: int
     usd_max: float
     body: JSON
+    draws: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +120,11 @@ class Usage:
 class Reply:
     """A planner's answer. `usage`, `usd` and `raw` are None for planners that call no model. `failed` is None, or how the
     call itself failed (`timeout`, `failed`), in which case `move` is Malformed; it is charged in full unless `usage` says
-    that the provider did nothing (a refused connection, a rate limit)."""
+    that the provider did nothing (a refused connection, a rate limit). `others` are the further answers of a call that asked
+    for several."""
 
     move: Move
+    others: Sequence[Move] = ()
     usage: Usage | None = None
     usd: float = 0.0
     raw: JSON = None

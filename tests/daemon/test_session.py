@@ -64,6 +64,36 @@ async def test_a_denied_step_stops_the_playbook_and_nothing_happens(stage: Stage
     assert not (stage.directory / "forbidden").exists()
 
 
+REFUSED = """
+  - {do: read_file, for_each: ["${last.nothing}", 7, inbox/one.log], args: {path: "${item}"}, on_error: continue, save: read}
+  - {do: write_file, args: {path: reports/last.md, text: last}}
+"""
+
+
+async def test_a_playbook_goes_on_past_arguments_that_its_tool_refuses_where_it_says_so(stage: Stage) -> None:
+    stage.playbook("past", REFUSED, tools="read_file, write_file")
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "past")
+        assert (ending.status, ending.reason) == ("unverified", "finished; the task declares no postconditions")
+        [rejected] = events(runtime, "step.rejected")
+        assert rejected.body["reason"] == "bad-arguments"
+        [closed] = events(runtime, "session.closed")
+        assert closed.body["steps"] == 3
+        payload = runtime.ledger.reader.payload(closed.seq)
+        assert isinstance(payload, dict)
+        assert payload["says"] == "2 steps done, 1 failed"
+    assert (stage.directory / "reports/last.md").read_text() == "last"
+
+
+async def test_a_playbook_ends_at_arguments_that_its_tool_refuses_where_it_does_not_say_so(stage: Stage) -> None:
+    stage.playbook("past", REFUSED.replace(", on_error: continue", ""), tools="read_file, write_file")
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "past")
+        assert ending.status == "failed"
+        assert ending.reason.startswith("bad-arguments")
+    assert not (stage.directory / "reports/last.md").exists()
+
+
 PARKS = """
   - {do: write_file, args: {path: reports/first.md, text: first}}
   - {do: delete_file, args: {path: inbox/one.log}}
