@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -171,7 +171,7 @@ class Service:
         return answer
 
     async def _session(self, params: dict[str, Any], uid: int, ask: Callable[..., str]) -> JSON:
-        known_task(self.runtime, params)
+        known_task(self.runtime.tasks, params)
         slot = ask(self.runtime.ledger, self.runtime.now(), uid, **params)
         return await ending_of(self.runtime, slot)
 
@@ -212,21 +212,24 @@ async def operate_alone(
     config = load_config(workspace)
     if operation == "status":
         return {"pid": None}
-    log_lines.configure(redact=redactor(config), level="warning")
+    watched = on_event is not None and log_lines.shown_together(sys.stdout, sys.stderr)
+    log_lines.configure(redact=redactor(config), level="error" if watched else "warning")
+    if operation in LEDGER_OPERATIONS:
+        with own_ledger(config) as owned:
+            return _on_ledger(owned.ledger, owned.identifiers, owned.clock.now(), operation, params, os.getuid())
+    if operation == "tools.discover":  # also where tasks already name tools that nobody has seen yet
+        with own_ledger(config) as owned:
+            async with open_servers(config, owned.ledger, owned.clock) as servers:
+                return await acceptance.discover(config, servers, owned.ledger.reader, **params)
+    loaded = load_workspace(workspace, config)
+    known_task(loaded.tasks, params)  # a workspace that cannot do it is left as it is, without a state/ that it had not
     with own_ledger(config) as owned:
         if on_event is not None:
             owned.ledger.subscribe(on_event)
-        if operation in LEDGER_OPERATIONS:
-            return _on_ledger(owned.ledger, owned.identifiers, owned.clock.now(), operation, params, os.getuid())
-        if operation == "tools.discover":  # also where tasks already name tools that nobody has seen yet
-            async with open_servers(config, owned.ledger, owned.clock) as servers:
-                return await acceptance.discover(config, servers, owned.ledger.reader, **params)
-        loaded = load_workspace(workspace, config)
         async with open_runtime(owned, loaded) as runtime:
             await recover(runtime)
             runner = SlotRunner(runtime, stop=lambda reason: log.critical("stopping", reason=reason))
             if operation in ("session.run", "session.retry"):
-                known_task(runtime, params)
                 ask = operations.ask_for_session if operation == "session.run" else operations.retry
                 slot = ask(owned.ledger, runtime.now(), os.getuid(), **params)
                 row = projections.slot(owned.ledger.reader, slot)
@@ -250,7 +253,7 @@ async def operate(runtime: Runtime, operation: str, params: dict[str, Any], uid:
     if operation == "tools.discover":
         return await acceptance.discover(runtime.config, runtime.servers, runtime.ledger.reader, **params)
     if operation == "context.preview":
-        known_task(runtime, params)
+        known_task(runtime.tasks, params)
         return await preview(runtime, **params)
     raise PerdureError("do", operation, "there is no such operation", "Use the perdure command of the same version")
 
@@ -289,11 +292,11 @@ def _on_ledger(
             return operations.revoke_grant(ledger, uid, **params)
 
 
-def known_task(runtime: Runtime, params: dict[str, Any]) -> None:
-    """Raises PerdureError where `params` names a task that is not in force."""
+def known_task(tasks: Collection[str], params: dict[str, Any]) -> None:
+    """Raises PerdureError where `params` names a task that is none of `tasks`."""
     name = params.get("task")
-    if name is not None and name not in runtime.tasks:
-        known = ", ".join(sorted(runtime.tasks)) or "none"
+    if name is not None and name not in tasks:
+        known = ", ".join(sorted(tasks)) or "none"
         raise PerdureError("run", f"the task {name}", "there is no such task", f"Tasks here: {known}")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,7 +30,6 @@ def run(invocation: Invocation, sessions_max: int | None, quiet: bool) -> None:
     from perdure.daemon.service import serve
 
     live = not (quiet or os.environ.get("JOURNAL_STREAM"))
-    configure_log(invocation, "error" if live and _same_place(sys.stdout, sys.stderr) else "info")
     if not live:
         click.get_current_context().exit(asyncio.run(serve(invocation.workspace, sessions_max=sessions_max)))
     from perdure.daemon.cli.live import LiveView
@@ -44,23 +42,6 @@ def run(invocation: Invocation, sessions_max: int | None, quiet: bool) -> None:
     finally:
         view.close()
     click.get_current_context().exit(code)
-
-
-def configure_log(invocation: Invocation, level: str) -> None:
-    """Set the log up, with the workspace's secrets redacted. Raises Problems where perdure.toml is broken."""
-    from perdure.daemon.config import load_config
-    from perdure.daemon.log import configure
-    from perdure.daemon.secrets import redactor
-
-    configure(redact=redactor(load_config(invocation.workspace)), level=level)
-
-
-def _same_place(one: TextIO, other: TextIO) -> bool:
-    """Whether both streams end in the same terminal, pipe or file: there the live view says what the log would."""
-    try:
-        return os.path.sameopenfile(one.fileno(), other.fileno())
-    except (OSError, ValueError):
-        return False
 
 
 class payload_reader:  # noqa: N801 - used like a function

@@ -10,7 +10,6 @@ import click
 
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.page_parts import status_text
-from perdure.daemon.cli.running import configure_log
 from perdure.daemon.cli.status import session_json, sessions_table
 from perdure.daemon.cli.terminal import line
 from perdure.daemon.cli.words import short, shorten
@@ -58,7 +57,6 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 
     Exits 0 where it succeeded or finished unverified, 3 where it waits for a person, 1 otherwise.
     """
-    configure_log(invocation, "error")
     with _view(invocation) as on_event:
         ending = invocation.perform("session.run", on_event=on_event, task=task, dry_run=dry_run)
     _finish(invocation, ending)
@@ -70,7 +68,6 @@ def run(invocation: Invocation, task: str, dry_run: bool) -> None:
 @with_invocation
 def retry(invocation: Invocation, slot: str) -> None:
     """Run a session for the task of SLOT, which has ended, once more."""
-    configure_log(invocation, "error")
     with _view(invocation) as on_event:
         ending = invocation.perform("session.retry", on_event=on_event, slot=slot)
     _finish(invocation, ending)

@@ -128,3 +128,46 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(parked):
     )  # fmt: skip
     assert json.loads(done.stdout)["seq"] == 1
     assert done.stderr == ""
+
+
+TELLING = "version: 1\nrules:\n  - {name: telling, tools: [notify], decide: auto}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "task", "code"),
+    [
+        ("policies/broken.yaml", "version: 1\nrules: [{name: x, decide: atuo}]\n", "work", 2),
+        ("tasks/work.md", "---\nname: work\nplanner: playbook\n---\nsteps: []\n", "work", 2),
+        ("tasks/work.md", "---\nname: work\nplanner: playbook\n---\nsteps: [{do: list_files}]\n", "wrok", 1),
+    ],
+)
+def test_a_session_that_cannot_begin_leaves_nothing_behind(empty, file, text, task, code):
+    for name in ("policies", "tasks"):
+        (empty.root / name).mkdir()
+    (empty.root / "policies/policy.yaml").write_text(TELLING)
+    (empty.root / file).write_text(text)
+    before = sorted(empty.root.rglob("*"))
+    assert empty.call("session", "run", task).exit_code == code
+    assert sorted(empty.root.rglob("*")) == before
+
+
+def test_no_log_line_stands_between_those_of_the_view(empty):
+    for name in ("policies", "tasks"):
+        (empty.root / name).mkdir()
+    (empty.root / "policies/policy.yaml").write_text(TELLING)
+    (empty.root / "tasks/work.md").write_text(
+        "---\nname: work\nplanner: playbook\npostconditions:\n  - file_exists: none\n---\nsteps:\n"
+        "  - {do: notify, args: {text: hello}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "perdure.daemon.cli", "session", "run", "work"],
+        cwd=empty.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "there is no file none" in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line.startswith("{")], done.stdout
