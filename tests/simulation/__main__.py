@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import sys
@@ -62,6 +63,12 @@ def main() -> int:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     memory = Path("/dev/shm")
     directory = given.directory or (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "perdure-soak"
+    lock = directory.with_name(f"{directory.name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another run lives in {directory}: give --directory", file=sys.stderr)
+        return 2
     started, processor = time.monotonic(), time.process_time()
     shown = Shown(every=5)
     try:

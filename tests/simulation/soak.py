@@ -351,7 +351,10 @@ class Soak:
             self.counts[what] += 1
         match what:
             case "fuse":
-                self.outside.fuse = Fuse(draw.choice(FUSES), draw.randint(1, 40))
+                kind = draw.choice(FUSES)
+                self.outside.fuse = Fuse(
+                    kind, draw.randint(1, 40 if "commit" in kind else 6)
+                )  # commits are the commonest
             case "kill":
                 self.kill_after = draw.uniform(0, 20)
             case "die":
