@@ -69,7 +69,7 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
     elif row.escalation is not None:
         question = projections.escalation(reader, row.escalation)
         if question is not None and question.state in ("denied", "expired"):
-            decision, reason = "deny", f"a person's answer: {question.state}"
+            decision, reason = "deny", _refusal(reader, question)
     return Taken(
         step=action.step,
         proposal=proposal,
@@ -80,6 +80,18 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
         result=ended.get("result"),
         error=ended.get("error"),
     )
+
+
+def _refusal(reader: LedgerReader, question: EscalationRow) -> str:
+    """Why a question's action may not run, in words."""
+    if question.state == "expired":
+        return "nobody answered in time" if question.uid is None else "its approval expired before it was used"
+    for event in reader.events(types=("escalation.answered",), task=question.task, after=question.seq):
+        if event.body["escalation"] == question.escalation:
+            payload = reader.payload(event.seq)
+            note = payload.get("note") if isinstance(payload, dict) else None
+            return f"a person denied it: {note}" if note else "a person denied it"
+    return "it was denied"
 
 
 def recorded_proposal(reader: LedgerReader, action: ActionRow) -> Proposal:

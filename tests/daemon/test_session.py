@@ -167,7 +167,19 @@ async def test_an_expired_question_takes_its_default_and_cannot_be_approved(stag
         assert operations.expire(runtime.ledger, runtime.now())
         (again,) = await stage.run_open_slots(runtime)
         assert again.status == "failed"
+        assert again.reason.endswith("(delete_file) was refused: nobody answered in time")
     assert (stage.directory / "inbox/one.log").exists()
+
+
+async def test_what_a_person_said_with_a_no_is_told_to_the_planner(stage: Stage) -> None:
+    stage.playbook("clean", PARKS, tools="write_file, delete_file")
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "clean")
+        (question,) = projections.escalations(runtime.ledger.reader)
+        given = {"escalation": question.escalation, "answer": "deny", "note": "we still need it"}
+        operations.answer(runtime.ledger, runtime.identifiers, runtime.now(), 0, **given)
+        (again,) = await stage.run_open_slots(runtime)
+        assert again.reason.endswith("(delete_file) was refused: a person denied it: we still need it")
 
 
 async def test_later_slots_are_held_while_a_session_is_parked(stage: Stage) -> None:

@@ -232,10 +232,10 @@ def test_resumed_session_goes_on_after_the_approved_step(task_from, play, taken)
 def test_resumed_session_stops_where_a_person_said_no(task_from, play, taken):
     task = task_from(PARKING)
     recorded = _recorded(task, play, taken)
-    recorded["3"] = taken(recorded["3"].proposal, status=None, decision="deny", reason="a person's answer: denied")
+    recorded["3"] = taken(recorded["3"].proposal, status=None, decision="deny", reason="a person denied it: not today")
     proposals, end = play(task, {}, recorded=recorded)
     assert not proposals
-    assert "a person's answer: denied" in end.detail
+    assert "a person denied it: not today" in end.detail
 
 
 def test_playbook_edited_while_parked_is_noticed(task_from, play, taken):
