@@ -158,7 +158,9 @@ class ModelConfig(Strict):
 
     `provider` is `openai-compatible` (with `base_url`), `local` (a llama.cpp server that Perdure starts on loopback for
     `file`), or a provider's name such as `openai` or `anthropic`. `factor` is how much more the model's own count may be
-    than ours. `prices` overrides the price list.
+    than ours (without it, what is safe for its family). `prices` overrides the price list. `answers_per_call` is how many
+    draws of a vote one call may ask for (`n` of OpenAI's chat format), so that their common prompt is paid for once; for
+    servers that know it.
     """
 
     provider: str = "openai-compatible"
@@ -172,6 +174,7 @@ class ModelConfig(Strict):
     seconds_max: Duration = 120.0
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     vote_temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    answers_per_call: Annotated[int, Field(ge=1, le=16)] = 1
     prices: Prices | None = None
     fallback: ModelConfig | None = None
 
@@ -183,6 +186,8 @@ class ModelConfig(Strict):
             raise ValueError('`file` (a GGUF model), because the provider is "local"')
         if self.base_url is not None and re.match(r"https?://[^\s/]+", self.base_url) is None:
             raise ValueError("a `base_url` that begins with http:// or https://")
+        if self.answers_per_call > 1 and self.provider not in ("openai-compatible", "local"):
+            raise ValueError(f'`answers_per_call = 1`, because the provider is "{self.provider}"')
         if self.completion_tokens >= self.context_tokens:
             raise ValueError(f"`completion_tokens` below `context_tokens` ({self.context_tokens})")
         return self

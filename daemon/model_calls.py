@@ -72,7 +72,8 @@ class ModelCalls:
         flag takes the draw out.
 
         As many draws as are needed at the least are made at once, so that the order in which answers arrive is without
-        consequence. Raises Ended where the budget pays for no further draw."""
+        consequence; where the planner can, in one call whose prompt is paid for once. Raises Ended where the budget pays for
+        no further draw."""
         ballot = Ballot(ahead_by, draws_max)
         self._count(ballot, first, examine)
         number = 1
@@ -85,8 +86,9 @@ class ModelCalls:
             await self._runtime.ledger.write(*self.flush(), *drafts)
             replies = await asyncio.gather(*(self._asked(call) for call in calls))
             for reply in replies:
-                self._count(ballot, reply.move, examine)
-            number += len(calls)
+                for move in (reply.move, *reply.others):
+                    self._count(ballot, move, examine)
+            number += sum(call.request.draws for call in calls)
             if all(reply.failed for reply in replies):
                 break  # no provider answers: whoever leads has not won
         return ballot
@@ -94,8 +96,9 @@ class ModelCalls:
     def _reserve_draws(self, view: View, number: int, needed: int) -> tuple[list[_Call], list[Draft], str | None]:
         calls: list[_Call] = []
         drafts: list[Draft] = []
-        for draw in range(number, number + needed):
-            drawing = replace(view, draw=draw)
+        last = number + needed
+        while number < last:
+            drawing = replace(view, draw=number, draws=last - number)
             request = self._planner.request(drawing)
             if request is None:
                 return calls, drafts, "the planner makes no calls"
@@ -128,6 +131,7 @@ class ModelCalls:
             ModelRequested(
                 session=self._session,
                 task=self._task,
+            number += request.draws
                 call=call,
                 model=request.model,
                 purpose=purpose,

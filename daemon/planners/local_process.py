@@ -17,13 +17,14 @@ from perdure.errors import PerdureError
 READY_SECONDS_MAX = 120.0
 HINT = "Install the extra perdure[local] and name a GGUF file as `file` in [model]; `make local-model` gets a small one"
 
-_running: dict[tuple[Path, int], tuple[subprocess.Popen[bytes], str]] = {}
+_running: dict[tuple[Path, int, int], tuple[subprocess.Popen[bytes], str]] = {}
 _starting = Lock()
 
 
-async def endpoint(file: Path, context_tokens: int) -> str:
-    """The base URL of the server for this model, started where it does not run. Raises PerdureError with what it said."""
-    return await asyncio.to_thread(_endpoint, file, context_tokens)
+async def endpoint(file: Path, context_tokens: int, answers: int = 1) -> str:
+    """The base URL of the server for this model, started where it does not run; it gives up to `answers` answers to a prompt
+    at once. Raises PerdureError with what it said."""
+    return await asyncio.to_thread(_endpoint, file, context_tokens, answers)
 
 
 def stop() -> None:
@@ -37,23 +38,23 @@ def stop() -> None:
 atexit.register(stop)  # a killed process needs none: the child ends when its standard input closes
 
 
-def _endpoint(file: Path, context_tokens: int) -> str:
+def _endpoint(file: Path, context_tokens: int, answers: int) -> str:
     with _starting:
-        found = _running.get((file, context_tokens))
+        found = _running.get((file, context_tokens, answers))
         if found is not None:
             process, url = found
             if process.poll() is None:
                 return url
             _end(process)
-            del _running[file, context_tokens]
-        process, url = _start(file, context_tokens)
-        _running[file, context_tokens] = (process, url)
+            del _running[file, context_tokens, answers]
+        process, url = _start(file, context_tokens, answers)
+        _running[file, context_tokens, answers] = (process, url)
         return url
 
 
-def _start(file: Path, context_tokens: int) -> tuple[subprocess.Popen[bytes], str]:
+def _start(file: Path, context_tokens: int, answers: int) -> tuple[subprocess.Popen[bytes], str]:
     command = [sys.executable, "-m", "perdure.daemon.planners.local_server", "--model", str(file), "--port", "0"]
-    command += ["--context", str(context_tokens), "--until-stdin-closes"]
+    command += ["--context", str(context_tokens), "--answers", str(answers), "--until-stdin-closes"]
     # nothing of our environment: keys have no business in a process that parses a downloaded file
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     process = subprocess.Popen(

@@ -51,6 +51,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--context", type=int, default=CONTEXT_TOKENS, help="tokens of one conversation")
+    parser.add_argument("--answers", type=int, default=1, help="how many answers to one prompt at once (`n`)")
     # llama.cpp's threads wait for each other by spinning: one too many on a busy machine makes it ten times slower
     threads = max(1, (os.cpu_count() or 1) - 1)
     parser.add_argument("--threads", type=int, default=threads, help="threads; the default leaves one core to others")
@@ -83,7 +84,8 @@ def _serve(options: argparse.Namespace) -> Any:
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = options.port
     parameters.n_ctx = options.context
-    parameters.n_parallel = 1
+    parameters.n_parallel = options.answers
+    parameters.kv_unified = True  # answers to one prompt share it
     parameters.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts
     parameters.ui = False
     parameters.offline = True

@@ -11,7 +11,7 @@ from perdure.daemon.clock import iso
 from perdure.daemon.config import Config, ModelConfig
 from perdure.daemon.planners import providers
 from perdure.daemon.planners.answers import move_from
-from perdure.daemon.planners.moves import Malformed, Reply, Request, Usage, View
+from perdure.daemon.planners.moves import Malformed, Move, Reply, Request, Usage, View
 from perdure.daemon.planners.prices import price_usd
 from perdure.daemon.planners.prompt import Prompt, compose, overhead
 from perdure.daemon.tools.model import ToolSpec
@@ -60,6 +60,8 @@ class ModelPlanner:
         prompt = self._compose(view)
         prices = [price_usd(one, prompt.tokens, one.completion_tokens) for one in self._chain]
         first = self._chain[0]
+        draws = max(1, min(view.draws, first.answers_per_call))
+        prices = [price_usd(one, prompt.tokens, one.completion_tokens * draws) for one in self._chain]
         body: dict[str, JSON] = {
             "provider": first.provider,
             "model": first.name,
@@ -71,14 +73,17 @@ class ModelPlanner:
             "dropped": prompt.dropped,
             "counted": prompt.counted,
         }
+        if draws > 1:
+            body["n"] = draws
         if None in prices:
             body["unpriced"] = True
         request = Request(
             model=_who(first),
             prompt_tokens=prompt.tokens,
-            completion_cap=max(one.completion_tokens for one in self._chain),
+            completion_cap=max(one.completion_tokens for one in self._chain) * draws,
             usd_max=max(price or 0.0 for price in prices),
             body=body,
+            draws=draws,
         )
         self._composed[id(request)] = (request, prompt)
         return request
@@ -98,7 +103,8 @@ class ModelPlanner:
             if left_alone is not None:
                 reply = _left_alone(_who(config), left_alone, reply)
                 continue
-            reply = await self._ask(config, view, prompt, min(max(0.0, until - clock()), config.seconds_max))
+            seconds = min(max(0.0, until - clock()), config.seconds_max)
+            reply = await self._ask(config, view, prompt, seconds, min(request.draws, config.answers_per_call))
             if self._circuits is not None:
                 (self._circuits.failed if reply.failed else self._circuits.answered)(_who(config))
             if (
@@ -110,9 +116,9 @@ class ModelPlanner:
     def _compose(self, view: View) -> Prompt:
         return compose(view, factor=self.factor, tokens_max=self._task.bounds.context)
 
-    async def _ask(self, config: ModelConfig, view: View, prompt: Prompt, seconds_max: float) -> Reply:
+    async def _ask(self, config: ModelConfig, view: View, prompt: Prompt, seconds_max: float, draws: int) -> Reply:
         sampled = config.model_copy(update={"temperature": _temperature(config, view)})
-        outcome = await providers.ask(sampled, prompt, config.completion_tokens, seconds_max)
+        outcome = await providers.ask(sampled, prompt, config.completion_tokens, seconds_max, draws)
         who = _who(config)
         if outcome.answer is None:
             reason = "provider-timeout" if outcome.failed == "timeout" else "provider-failed"
@@ -124,13 +130,18 @@ class ModelPlanner:
         usage = outcome.usage
         self._learn(usage, prompt)
         spent_in = usage.input_tokens if usage and usage.input_tokens is not None else prompt.tokens
-        spent_out = usage.output_tokens if usage and usage.output_tokens is not None else config.completion_tokens
+        told_out = usage.output_tokens if usage else None
+        spent_out = told_out if told_out is not None else config.completion_tokens * draws
         shown = _shown(self._task, view)
-        move = move_from(outcome.answer, prompt.tools, completion_cap=config.completion_tokens, shown=shown)
-        if isinstance(move, Malformed):
-            move = Malformed(reason=move.reason, detail=providers.without_key(config, move.detail))
+        moves: list[Move] = []
+        for answer in (outcome.answer, *outcome.others):
+            move = move_from(answer, prompt.tools, completion_cap=config.completion_tokens, shown=shown)
+            if isinstance(move, Malformed):
+                move = Malformed(reason=move.reason, detail=providers.without_key(config, move.detail))
+            moves.append(move)
         return Reply(
-            move=move,
+            move=moves[0],
+            others=moves[1:],
             usage=usage,
             usd=price_usd(config, spent_in, spent_out) or 0.0,
             raw=outcome.raw,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
-from collections.abc import AsyncIterator, Mapping
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,10 +41,11 @@ NO_KEY = "none"  # the OpenAI client insists on a key, and without one would sen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One call's end. `failed` None: `answer` is there. `unprocessed`: the provider cannot have charged for it. `detail`
-    holds no secret."""
+    """One call's end. `failed` None: `answer` is there, and `others` where several were asked for and given. `unprocessed`: the
+    provider cannot have charged for it. `detail` holds no secret."""
 
     answer: Answer | None = None
+    others: tuple[Answer, ...] = ()
     usage: Usage | None = None
     raw: JSON = None
     failed: Literal["timeout", "failed"] | None = None
@@ -51,15 +53,20 @@ class Outcome:
     unprocessed: bool = False
 
 
-async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float) -> Outcome:
-    """One answer, within `seconds_max` in all. Raises PerdureError only for the workspace's own mistakes (no key, no
-    package, no model file)."""
+async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float, draws: int = 1) -> Outcome:
+    """`draws` independent answers (or fewer: not every server gives several), each of up to `completion_cap` tokens, within
+    `seconds_max` in all. Raises PerdureError only for the workspace's own mistakes (no key, no package, no model file)."""
     key = _key(config)
     outcome = Outcome(failed="timeout", detail=f"no answer within {seconds_max:g} s")
     try:
         async with asyncio.timeout(seconds_max):
-            async with _opened(config, key) as model:
-                outcome = await _ask_with_retries(model, config, prompt, completion_cap, seconds_max)
+            async with _opened(config, key) as (model, client):
+                client.answers_max = draws
+                outcome = await _ask_with_retries(model, config, prompt, completion_cap, seconds_max, draws)
+                others = [
+                    await _ask_once(model, config, prompt, completion_cap, seconds_max, draws) for _ in client.held
+                ]
+                outcome = _together(outcome, [other for other, _ in others])
     except TimeoutError:
         pass
     return replace(
@@ -75,19 +82,37 @@ def without_key(config: ModelConfig, text: str) -> str:
 
 
 async def _ask_with_retries(
-    model: Model, config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float
+    model: Model, config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float, draws: int
 ) -> Outcome:
     for pause in PAUSES_SECONDS:
-        outcome, wait = await _ask_once(model, config, prompt, completion_cap, seconds_max)
+        outcome, wait = await _ask_once(model, config, prompt, completion_cap, seconds_max, draws)
         if wait is None or wait > RETRY_AFTER_SECONDS_MAX:
             return outcome
         await asyncio.sleep(wait if wait > 0 else pause)
-    outcome, _ = await _ask_once(model, config, prompt, completion_cap, seconds_max)
+    outcome, _ = await _ask_once(model, config, prompt, completion_cap, seconds_max, draws)
     return outcome
 
 
+def _more(config: ModelConfig, prompt: Prompt, draws: int) -> dict[str, Any] | None:
+    """What the request says besides: how many answers, and to the local server the form that an answer must have (it takes
+    `tool_choice` for a wish, and a small model would only talk)."""
+    more: dict[str, Any] = {"n": draws} if draws > 1 else {}
+    if config.provider == "local":
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": dict(tool.schema)},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for tool in prompt.tools
+        ]
+        more["response_format"] = {"type": "json_schema", "json_schema": {"name": "call", "schema": {"anyOf": calls}}}
+    return more or None
+
+
 async def _ask_once(
-    model: Model, config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float
+    model: Model, config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_max: float, draws: int
 ) -> tuple[Outcome, float | None]:
     """The outcome, and how long to wait before another attempt (0: as the schedule says; None: do not try again)."""
     from pydantic_ai import exceptions
@@ -101,6 +126,7 @@ async def _ask_once(
         max_retries=0,
         tool_choice="required",
         parallel_tool_calls=False,
+        extra_body=_more(config, prompt, draws),
     )
     try:
         response = await model_request(
@@ -120,14 +146,33 @@ async def _ask_once(
         return Outcome(failed="timeout", detail=_words(error)), None
     except Exception as error:  # noqa: BLE001  # a hostile answer breaks clients in ways of its own; none may end the daemon
         return Outcome(failed="failed", detail=_words(error)), None
-    return _outcome(response), None
+    return _outcome(response, formed=config.provider == "local"), None
 
 
-def _outcome(response: ModelResponse) -> Outcome:
+def _together(outcome: Outcome, others: Sequence[Outcome]) -> Outcome:
+    """The outcome of one call that gave several answers: the first has the usage of all. What could not be read is no answer."""
+    if not others or outcome.answer is None:
+        return outcome
+    nothing = Answer(text="", calls=(), cut=False)
+    raw: JSON = {**(outcome.raw if isinstance(outcome.raw, dict) else {}), "others": [one.raw for one in others]}
+    return replace(outcome, others=tuple(one.answer or nothing for one in others), raw=raw)
+
+
+def _formed_call(text: str) -> CalledTool | None:
+    try:
+        call = json.loads(text)
+        return CalledTool(str(call["name"]), call["arguments"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _outcome(response: ModelResponse, *, formed: bool) -> Outcome:
     from pydantic_ai.messages import TextPart, ToolCallPart
 
     texts = [part.content for part in response.parts if isinstance(part, TextPart)]
     calls = [CalledTool(part.tool_name, part.args) for part in response.parts if isinstance(part, ToolCallPart)]
+    if formed and not calls and (call := _formed_call("".join(texts))) is not None:
+        texts, calls = [], [call]
     usage = Usage(input_tokens=_told(response.usage.input_tokens), output_tokens=_told(response.usage.output_tokens))
     raw: dict[str, JSON] = {
         "model": _held(str(response.model_name)),
@@ -178,7 +223,7 @@ def _parameters(prompt: Prompt) -> ModelRequestParameters:
 
 
 @asynccontextmanager
-async def _opened(config: ModelConfig, key: str | None) -> AsyncIterator[Model]:
+async def _opened(config: ModelConfig, key: str | None) -> AsyncIterator[tuple[Model, Any]]:
     """The model behind a client of its own, closed afterwards: nothing is shared between event loops or sessions."""
     from pydantic_ai.models import infer_model
 
@@ -187,11 +232,12 @@ async def _opened(config: ModelConfig, key: str | None) -> AsyncIterator[Model]:
             base_url = config.base_url
             if config.provider == "local":
                 assert config.file is not None
-                base_url = await local_process.endpoint(config.file, config.context_tokens)
-            yield _compatible(config.name, str(base_url), key, client)
+                room = config.context_tokens + (config.answers_per_call - 1) * config.completion_tokens
+                base_url = await local_process.endpoint(config.file, room, config.answers_per_call)
+            yield _compatible(config.name, str(base_url), key, client), client
         else:
             provider = _provider(config, key, client)
-            yield infer_model(f"{config.provider}:{config.name}", provider_factory=lambda _: provider)
+            yield infer_model(f"{config.provider}:{config.name}", provider_factory=lambda _: provider), client
 
 
 def _compatible(name: str, base_url: str, key: str | None, client: Any) -> Model:
@@ -238,11 +284,21 @@ def local_server_installed() -> bool:
 
 @asynccontextmanager
 async def _bounded_client() -> AsyncIterator[Any]:
-    """An HTTP client that stops reading an answer that is too large to be one."""
+    """An HTTP client that stops reading an answer that is too large to be one. Of a body with several answers, up to
+    `answers_max`, it gives the first; the others are `held`, and the same request asked again gets them one by one."""
     import httpx2
 
     class BoundedClient(httpx2.AsyncClient):
+        answers_max = 1
+        held: tuple[bytes, ...] = ()
+
         async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+            if self.held:
+                content, *rest = self.held
+                self.held = tuple(rest)
+                return httpx2.Response(
+                    200, headers={"content-type": "application/json"}, content=content, request=request
+                )
             response = await super().send(request, stream=True, **options)
             body = bytearray()
             try:
@@ -257,10 +313,25 @@ async def _bounded_client() -> AsyncIterator[Any]:
                 for name, value in response.headers.multi_items()
                 if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
             ]
-            return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+            content = bytes(body)
+            if self.answers_max > 1 and response.is_success:
+                content, *rest = _one_by_one(content, self.answers_max)
+                self.held = tuple(rest)
+            return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
     async with BoundedClient(timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS_MAX)) as client:
         yield client
+
+
+def _one_by_one(body: bytes, answers_max: int) -> list[bytes]:
+    """A chat completion as one for each of its answers; what is none stays as it is."""
+    try:
+        whole = json.loads(body)
+        return [json.dumps({**whole, "choices": [choice]}).encode() for choice in whole["choices"][:answers_max]] or [
+            body
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return [body]
 
 
 def _key(config: ModelConfig) -> str | None:

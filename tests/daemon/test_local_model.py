@@ -165,12 +165,12 @@ def test_timeout_and_a_killed_server_are_each_one_failed_call(planner):
     asyncio.run(local_process.endpoint(GGUF, CONTEXT_TOKENS))
     late = asyncio.run(asked.propose(_view(task), asked.request(_view(task)), 0.01))
     assert (late.failed, late.usage) == ("timeout", None)
-    process, _url = local_process._running[GGUF, CONTEXT_TOKENS]
+    process, _url = local_process._running[GGUF, CONTEXT_TOKENS, 1]
     process.kill()
     process.wait()
     again = asyncio.run(asked.propose(_view(task), asked.request(_view(task)), SECONDS))
     assert again.failed is None
-    assert local_process._running[GGUF, CONTEXT_TOKENS][0] is not process
+    assert local_process._running[GGUF, CONTEXT_TOKENS, 1][0] is not process
 
 
 @needs_server

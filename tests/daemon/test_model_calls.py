@@ -67,6 +67,47 @@ async def test_the_draws_of_a_vote_are_calls_of_their_own_that_can_differ(stage:
     assert (stage.directory / "right.md").exists()
 
 
+async def test_one_call_gives_several_draws_where_the_server_can_and_their_prompt_is_paid_for_once(
+    stage: Stage, server
+) -> None:
+    config = CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n"
+    stage.write("perdure.toml", config)
+    stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 3"))
+    wrong, right = writes("wrong.md"), writes("right.md")
+    finish = scripted.message(calls=[("finish", '{"says": "done"}')])
+    server.script[:] = [
+        scripted.message(calls=[wrong]),
+        scripted.answers(right, right),  # two are what it takes at the least
+        scripted.answers(right, right, wrong),  # more than was asked for counts for nothing
+        finish,
+    ]
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        (vote,) = events(runtime, "vote.held")
+        assert (vote.body["draws"], vote.body["margin"], vote.body["won"]) == (5, 3, True)
+        asked = [event.body for event in events(runtime, "model.requested")]
+        assert [body["completion_cap"] for body in asked] == [200, 400, 400, 200]
+        assert all(body["reserved_tokens"] == body["prompt_tokens"] + body["completion_cap"] for body in asked)
+        charged = [event.body["charged_tokens"] for event in events(runtime, "model.replied")]
+        assert charged == [320, 340, 360, 320]
+    assert [body.get("n") for body in server.asked] == [None, 2, 2, None]
+    assert (stage.directory / "right.md").exists()
+
+
+async def test_fewer_answers_than_asked_for_and_unreadable_ones_are_fewer_votes(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n")
+    stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 4"))
+    right = scripted.message(calls=[writes("right.md")])
+    readable = {"index": 0, "message": {"role": "assistant", "content": "hm"}, "finish_reason": "stop"}
+    half = scripted.message(choices=[readable, {"message": 7}])
+    server.script[:] = [right, right, half, right, right, scripted.message(calls=[("finish", '{"says": "done"}')])]
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        (vote,) = events(runtime, "vote.held")
+        assert (vote.body["draws"], vote.body["flagged"], vote.body["margin"], vote.body["won"]) == (6, 2, 4, True)
+    assert [body.get("n") for body in server.asked] == [None, 2, 2, None, None, None]
+
+
 async def test_a_provider_that_keeps_failing_is_left_alone_also_after_a_restart(stage: Stage, server) -> None:
     stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
     server.script[:] = [scripted.raw(500, b"{}")]

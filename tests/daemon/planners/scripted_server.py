@@ -126,3 +126,24 @@ def hang_up(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
     handler.wfile.flush()
     handler.close_connection = True
     handler.connection.close()
+
+
+def answers(*calls: tuple[str, str]) -> Answer:
+    """A chat completion with an answer for each call, as a server gives that knows `n`; the prompt is counted once."""
+    choices = [
+        {
+            "index": number,
+            "message": {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": f"c{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+                ],
+            },
+            "finish_reason": "stop",
+        }
+        for number, (name, arguments) in enumerate(calls)
+    ]
+    tokens = 20 * len(calls)
+    usage = {"prompt_tokens": 300, "completion_tokens": tokens, "total_tokens": 300 + tokens}
+    return message(choices=choices, usage=usage)
