@@ -70,6 +70,12 @@ def print_definition(invocation: Invocation, tool: dict[str, Any]) -> None:
                    (f"  {tool['effect']}, {'trusted' if tool['trusted'] else 'untrusted'} by perdure.toml", "faint"))  # fmt: skip
     if tool["problem"]:
         invocation.say("  cannot be used: ", (one_line(tool["problem"]), "bad"))
+    print_listed(invocation, tool)
+    invocation.say()
+
+
+def print_listed(invocation: Invocation, tool: dict[str, Any]) -> None:
+    """What the server says now: where that differs from what was accepted, or all of it; and its claims."""
     if tool["changes"]:
         for change in tool["changes"]:
             invocation.say("  ", (one_line(change["at"]), "name"))
@@ -80,7 +86,6 @@ def print_definition(invocation: Invocation, tool: dict[str, Any]) -> None:
         invocation.say("  says      ", exact(definition.get("description")))
         invocation.say("  arguments ", exact(definition.get("inputSchema")))
     print_claims(invocation, tool["claims"])
-    invocation.say()
 
 
 def print_claims(invocation: Invocation, claims: dict[str, Any]) -> None:

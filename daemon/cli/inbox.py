@@ -129,6 +129,10 @@ def show(invocation: Invocation, question: str) -> None:
 
     part = question_of(invocation.ledger, projections.resolve(invocation.ledger, "escalation", question))
     assert part is not None
+    if part["state"] == "open" and "__" in part["tool"]:  # an MCP server's: is it what a person has accepted?
+        from perdure.daemon.mcp.acceptance import not_accepted
+
+        part["not_accepted"] = not_accepted(invocation.ledger, part["tool"])
     if invocation.as_json:
         invocation.emit("question", public(part))
         return
@@ -189,6 +193,12 @@ def _print_action(invocation: Invocation, part: Part, asked: Mapping[str, Any]) 
     rows.add_row("  digest", Text(one_line(part["digest"]), "faint"))
     out.print(rows)
     invocation.say()
+    if tool := part.get("not_accepted"):
+        from perdure.daemon.cli.accepting import STANDING_WORDS, print_listed
+
+        invocation.say(("The tool", "heading"), "  ", STANDING_WORDS[tool["standing"]])
+        print_listed(invocation, tool)
+        invocation.say()
     _print_vote(invocation, asked.get("vote"))
     invocation.say(("Rules that counted", "heading"))
     rules = asked.get("rules") or []

@@ -37,9 +37,27 @@ async def discover(
 
 def describe(config: Config, reader: LedgerReader, row: OutsideToolRow) -> dict[str, JSON]:
     """One tool as a person must see it before accepting it: the server's words, its claims, and what the operator said."""
+    shown = definition_at(reader, row.listed_seq, row.listed_hash) or definition_at(
+        reader, row.accepted_seq, row.accepted_hash
+    )
+    settings = config.mcp[row.server].tools.get(row.tool, McpTool()) if row.server in config.mcp else McpTool()
+    return {
+        **_as_listed(reader, row),
+        "effect": settings.effect,
+        "trusted": settings.trusted,
+        "problem": None if shown is None else _problem(row.server, settings, shown),
+    }
+
+
+def not_accepted(reader: LedgerReader, name: str) -> dict[str, JSON] | None:
+    """The tool of that name as its server lists it now, where no person has accepted it so; None for any other."""
+    row = next((row for row in projections.outside_tools(reader) if row.name == name), None)
+    return None if row is None or standing_of(row) == "accepted" else _as_listed(reader, row)
+
+
+def _as_listed(reader: LedgerReader, row: OutsideToolRow) -> dict[str, JSON]:
     listed = definition_at(reader, row.listed_seq, row.listed_hash)
     accepted = definition_at(reader, row.accepted_seq, row.accepted_hash)
-    settings = config.mcp[row.server].tools.get(row.tool, McpTool()) if row.server in config.mcp else McpTool()
     shown = listed or accepted
     return {
         "server": row.server,
@@ -51,9 +69,6 @@ def describe(config: Config, reader: LedgerReader, row: OutsideToolRow) -> dict[
         "accepted": None if accepted is None else dict(accepted.raw),
         "changes": changes(accepted, listed),
         "claims": {} if shown is None else claims(shown),
-        "effect": settings.effect,
-        "trusted": settings.trusted,
-        "problem": None if shown is None else _problem(row.server, settings, shown),
     }
 
 

@@ -108,6 +108,26 @@ async def test_an_approval_covers_the_definition_that_was_shown(outside: Outside
     assert outside.effects == 0
 
 
+async def test_a_question_shows_how_the_tool_differs_from_what_was_accepted(outside: Outside) -> None:
+    outside.note()
+    outside.mode("changed")
+    async with outside.runtime() as runtime:
+        await runtime.servers.discover()
+        assert (await outside.run(runtime, "work")).status == "parked"
+        (question,) = projections.escalations(runtime.ledger.reader)
+        row = projections.outside_tool(runtime.ledger.reader, "odd", "note")
+        assert row is not None
+    shown = await cli(outside, "inbox", "show", question.escalation)
+    assert "changed since it was accepted" in shown.stdout
+    assert "inputSchema.properties.recipient" in shown.stdout
+    told = json.loads((await cli(outside, "--json", "inbox", "show", question.escalation)).stdout)
+    assert told["not_accepted"]["hash"] == row.listed_hash
+    recipient = next(each for each in told["not_accepted"]["changes"] if each["at"].endswith(".recipient"))
+    assert recipient["was"] is None
+    await outside.accept()
+    assert "changed since" not in (await cli(outside, "inbox", "show", question.escalation)).stdout
+
+
 async def test_accept_shows_and_asks_and_the_daemon_takes_it_up(tmp_path: Path) -> None:
     outside = Outside(tmp_path / "w")
     before = await cli(outside, "tools", "accept", "odd", input="n\n")
