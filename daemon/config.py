@@ -158,9 +158,8 @@ class ModelConfig(Strict):
 
     `provider` is `openai-compatible` (with `base_url`), `local` (a llama.cpp server that Perdure starts on loopback for
     `file`), or a provider's name such as `openai` or `anthropic`. `factor` is how much more the model's own count may be
-    than ours (without it, what is safe for its family). `prices` overrides the price list. `answers_per_call` is how many
-    draws of a vote one call may ask for (`n` of OpenAI's chat format), so that their common prompt is paid for once; for
-    servers that know it.
+    than ours. `prices` overrides the price list. `answers_per_call` is how many draws of a vote one call may ask for (`n` of
+    OpenAI's chat format), so that their common prompt is paid for once; for servers that know it.
     """
 
     provider: str = "openai-compatible"

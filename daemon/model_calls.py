@@ -108,6 +108,7 @@ class ModelCalls:
             call, reserved = self._reserved(drawing, request, "vote")
             calls.append(call)
             drafts += reserved
+            number += request.draws
         return calls, drafts, None
 
     def _count(self, ballot: Ballot, move: Move, examine: Examine) -> None:
@@ -131,7 +132,6 @@ class ModelCalls:
             ModelRequested(
                 session=self._session,
                 task=self._task,
-            number += request.draws
                 call=call,
                 model=request.model,
                 purpose=purpose,

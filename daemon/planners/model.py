@@ -58,7 +58,6 @@ class ModelPlanner:
         """The call that `propose` makes for this view. It covers the fallbacks: the largest of their prices and caps.
         `body` says `unpriced` where a price is not known (then `usd_max` counts it as 0)."""
         prompt = self._compose(view)
-        prices = [price_usd(one, prompt.tokens, one.completion_tokens) for one in self._chain]
         first = self._chain[0]
         draws = max(1, min(view.draws, first.answers_per_call))
         prices = [price_usd(one, prompt.tokens, one.completion_tokens * draws) for one in self._chain]
