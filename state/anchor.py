@@ -68,7 +68,7 @@ def anchors(state_dir: Path, bytes_max: int | None = None) -> Iterator[Anchored]
         while line := file.readline(_LINE_BYTES_MAX):
             if bytes_max is not None and file.tell() > bytes_max:
                 return
-            if (anchored := _parsed(line)) is not None:
+            if (anchored := parsed(line)) is not None:
                 yield anchored
 
 
@@ -82,12 +82,13 @@ def last_anchor(state_dir: Path) -> Anchored | None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 4 * _LINE_BYTES_MAX))
         for line in reversed(file.read().splitlines(keepends=True)):
-            if (anchored := _parsed(line)) is not None:
+            if (anchored := parsed(line)) is not None:
                 return anchored
     return None
 
 
-def _parsed(line: bytes) -> Anchored | None:
+def parsed(line: bytes) -> Anchored | None:
+    """A line of the anchor; None where it is none, or torn."""
     if not line.endswith(b"\n"):
         return None
     try:

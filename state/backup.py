@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from perdure.errors import PerdureError
 from perdure.state.anchor import NAME as ANCHOR_NAME
@@ -23,9 +23,15 @@ from perdure.state.projections import rebuild
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import SCHEMA_VERSION
+from perdure.state.segments import sync
+from perdure.state.unsealing import unseal
 from perdure.state.verification import Report, verify
 
+if TYPE_CHECKING:
+    from perdure.state.signing import Signer
+
 ANCHOR_SUFFIX: Final = ".anchor"
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +69,72 @@ def backup(state_dir: Path, target: Path) -> Head:
                     file.write(anchored.line())
             file.flush()
             os.fsync(file.fileno())
-        _sync(unborn)
+        sync(unborn)
         unborn.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except (sqlite3.Error, OSError) as error:
         unborn.unlink(missing_ok=True)
         raise PerdureError("back up to", str(target), str(error), "Check disk space and permissions there") from error
     return head
 
 
-def check_backup(file: Path, work_in: Path) -> tuple[Path, Report]:
-    """Copy a backup into a new directory below `work_in` and verify it there; returns the directory, which the caller owns."""
+def check_backup(file: Path, work_in: Path, *, progress: Progress | None = None) -> tuple[Path, Report]:
+    """Copy a backup, or make the ledger of a directory of sealed segments, in a new directory below `work_in`, and verify it
+    there; returns that directory, which the caller owns. Raises PerdureError."""
     staging = Path(tempfile.mkdtemp(prefix="restore-", dir=work_in))
     try:
-        shutil.copyfile(file, staging / "ledger.db")
-        wal = file.with_name(file.name + "-wal")
-        if wal.exists():
-            shutil.copyfile(wal, staging / "ledger.db-wal")
-        anchor = file.with_name(file.name + ANCHOR_SUFFIX)
-        if anchor.exists():
-            shutil.copyfile(anchor, staging / ANCHOR_NAME)
-        return staging, verify(staging)
-    except OSError as error:
+        _stage(file, staging, progress=progress)
+        return staging, verify(staging, progress=progress)
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        raise PerdureError(
-            "read", str(file), error.strerror or str(error), "Name a file that `perdure backup` wrote"
-        ) from error
+        raise
+
+
+def _stage(file: Path, staging: Path, *, progress: Progress | None = None) -> None:
+    """`ledger.db` and `anchor` of a backup, in `staging`."""
+    try:
+        if file.is_dir():
+            unseal(file, staging, progress=progress)
+            sync(staging / "ledger.db")
+            return
+        shutil.copyfile(file, staging / "ledger.db")
+        for suffix, name in (("-wal", "ledger.db-wal"), (ANCHOR_SUFFIX, ANCHOR_NAME)):
+            beside = file.with_name(file.name + suffix)
+            if beside.exists():
+                shutil.copyfile(beside, staging / name)
+    except (OSError, sqlite3.Error) as error:
+        hint = "Name a file or directory that `perdure backup` wrote, and check disk space"
+        raise PerdureError("read", str(file), str(error), hint) from error
+
+
+def verify_copy(file: Path, *, progress: Progress | None = None, public_key: str | None = None) -> Report:
+    """Check a whole copy with its anchor, in a temporary directory. Raises PerdureError where it cannot be read."""
+    with tempfile.TemporaryDirectory(prefix="perdure-verify-") as directory:
+        staging = Path(directory)
+        _stage(file, staging)
+        return verify(staging, progress=progress, public_key=public_key)
 
 
 def restore(
-    file: Path, state_dir: Path, *, owner: Owner, now: Callable[[], int], version: str, accept_unanchored: bool = False
+    file: Path,
+    state_dir: Path,
+    *,
+    owner: Owner,
+    now: Callable[[], int],
+    version: str,
+    accept_unanchored: bool = False,
+    sign: Signer | None = None,
+    progress: Progress | None = None,
 ) -> Restored:
     """Put a backup in the ledger's place, as a new epoch that the ledger and the anchor both show.
 
-    The backup is verified first; a ledger that it replaces is kept beside it. `owner` holds the workspace's lock. A file
-    without an anchor of its own is refused unless `accept_unanchored`. A crash at any point leaves the old ledger, or the
-    new one, or neither with the hint to restore again. Raises PerdureError.
+    The backup is verified first; a ledger that it replaces is kept beside it. `owner` holds the workspace's lock, `sign`
+    signs the new epoch's anchored head. A file without an anchor of its own is refused unless `accept_unanchored`. A crash
+    at any point leaves the old ledger, or the new one, or neither with the hint to restore again. Raises PerdureError.
     """
-    staging, report = check_backup(file, state_dir)
+    for leftover in state_dir.glob("restore-*"):  # of a restore that was cut off: the lock says that none is going on
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging, report = check_backup(file, state_dir, progress=progress)
     try:
         excused = {"no-anchor"} if accept_unanchored else set()
         wrong = [finding for finding in report.findings if finding.grave and finding.kind not in excused]
@@ -111,7 +145,8 @@ def restore(
             )  # fmt: skip
         path, head = state_dir / "ledger.db", report.head
         epoch = max([report.epoch, *(anchored.epoch for anchored in anchors(state_dir))]) + 1
-        with Ledger.open(staging / "ledger.db", now=now, fence=owner.fence) as ledger:
+        fence = max(owner.fence, _fence_of(staging / "ledger.db"))  # on a new machine owners count from 1 again
+        with Ledger.open(staging / "ledger.db", now=now, fence=fence, sign=sign) as ledger:
             workspace = ledger.reader.rows("SELECT workspace FROM ledger ORDER BY epoch DESC LIMIT 1")[0][0]
             ledger.commit(
                 LedgerOpened(
@@ -121,7 +156,7 @@ def restore(
             )  # fmt: skip
         if (staging / "ledger.db-wal").exists():  # closing removes it unless its checkpoint failed
             raise OSError(28, "the new ledger could not be written whole")
-        _sync(staging / "ledger.db")
+        sync(staging / "ledger.db")
         replaced = _set_aside(path, epoch)
         (staging / "ledger.db").rename(path)
         if not any(
@@ -131,9 +166,9 @@ def restore(
                 for anchored in anchors(staging):
                     if anchored.seq <= head.seq:
                         writer.append(anchored)
-        _sync(state_dir)
+        sync(state_dir)
         # Opening it appends the new epoch's head to the anchor.
-        Ledger.open(path, now=now, fence=owner.fence).close()
+        Ledger.open(path, now=now, fence=fence, sign=sign).close()
     except (sqlite3.Error, OSError) as error:
         raise PerdureError(
             "restore", str(file), str(error), "Check disk space and permissions, then restore again"
@@ -178,6 +213,11 @@ def rebuild_projections(state_dir: Path, *, progress: Callable[[int, int], None]
     return done
 
 
+def _fence_of(path: Path) -> int:
+    with contextlib.closing(connect_to_read(path)) as connection:
+        return int(connection.execute("SELECT fence FROM ownership").fetchone()[0])
+
+
 def _set_aside(path: Path, epoch: int) -> Path | None:
     """Keep the ledger that is about to be replaced, with its log, under another name."""
     if not path.exists():
@@ -192,11 +232,3 @@ def _set_aside(path: Path, epoch: int) -> Path | None:
     kept.unlink(missing_ok=True)
     os.link(path, kept)
     return kept
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

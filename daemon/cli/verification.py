@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +25,7 @@ SHOWN_MAX = 20
 
 
 @click.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--since", type=Span(), default="30d", show_default=True, help="How far back every firing must have its slot."
 )
@@ -35,16 +37,20 @@ SHOWN_MAX = 20
 )
 @with_json
 @with_invocation
-def verify(invocation: Invocation, since: int, no_parity: bool, public_key: str | None) -> None:
+def verify(invocation: Invocation, path: Path | None, since: int, no_parity: bool, public_key: str | None) -> None:
     """Prove that the ledger is whole and that every slot is accounted for.
 
     Checks the chain of hashes from the first event, the anchor kept beside the ledger, every payload, the tables against
     the events, and the slots against the schedules. Exits 1 and names each place where something is wrong.
+
+    With PATH, a file or directory that `perdure backup` wrote, it checks that backup by itself; no workspace is needed.
     """
+    if path is not None:
+        _verify_backup(invocation, path, public_key)
     from perdure.state.verification import verify as verify_ledger
 
     if not (invocation.state_dir / LEDGER).exists():
-        hint = "If there was one, put a backup in its place with `perdure restore FILE`"
+        hint = "If there was one, put a backup in its place with `perdure restore PATH`"
         raise PerdureError("verify", str(invocation.state_dir / LEDGER), "there is no such file", hint)
     with counting(invocation, "verifying") as progress:
         report = verify_ledger(invocation.state_dir, progress=progress, parity=not no_parity, public_key=public_key)
@@ -55,31 +61,54 @@ def verify(invocation: Invocation, since: int, no_parity: bool, public_key: str 
         findings += slot_findings(invocation.ledger, checked_until - since, checked_until)
     ok = not any(finding.grave for finding in findings)
     if invocation.as_json:
-        invocation.emit(
-            "verification",
-            {
-                "ok": ok,
-                "events": report.events,
-                "payloads": report.payloads,
-                "erased": report.erased,
-                "epoch": report.epoch,
-                "head": {
-                    "seq": report.head.seq,
-                    "hash": report.head.hash,
-                    "at": iso(report.head.at) if report.head.at else None,
-                },
-                "anchored": report.anchored,
-                "slots_checked_until": None if checked_until is None else iso(checked_until),
-                "findings": [{"seq": f.seq, "kind": f.kind, "detail": f.detail, "grave": f.grave} for f in findings],
-            },
-        )
+        _emit(invocation, report, findings, checked_until)
     else:
         _print(invocation, report, findings, since, checked_until)
     click.get_current_context().exit(0 if ok else 1)
 
 
+def _verify_backup(invocation: Invocation, path: Path, public_key: str | None) -> None:
+    """Check a backup, print, and exit."""
+    with counting(invocation, "verifying") as progress:
+        if path.is_dir():
+            from perdure.state.unsealing import verify_segments
+
+            report = verify_segments(path, progress=progress, public_key=public_key)
+        else:
+            from perdure.state.backup import verify_copy
+
+            report = verify_copy(path, progress=progress, public_key=public_key)
+    if invocation.as_json:
+        _emit(invocation, report, report.findings, None)
+    else:
+        _print(invocation, report, report.findings, 0, None, backup=path)
+    click.get_current_context().exit(0 if report.ok else 1)
+
+
+def _emit(invocation: Invocation, report: Report, findings: list[Finding], checked_until: int | None) -> None:
+    head = report.head
+    value = {
+        "ok": not any(finding.grave for finding in findings),
+        "events": report.events,
+        "payloads": report.payloads,
+        "erased": report.erased,
+        "epoch": report.epoch,
+        "head": {"seq": head.seq, "hash": head.hash, "at": iso(head.at) if head.at else None},
+        "anchored": report.anchored,
+        "slots_checked_until": None if checked_until is None else iso(checked_until),
+        "findings": [{"seq": f.seq, "kind": f.kind, "detail": f.detail, "grave": f.grave} for f in findings],
+    }
+    invocation.emit("verification", value)
+
+
 def _print(
-    invocation: Invocation, report: Report, findings: list[Finding], since: int, checked_until: int | None
+    invocation: Invocation,
+    report: Report,
+    findings: list[Finding],
+    since: int,
+    checked_until: int | None,
+    *,
+    backup: Path | None = None,
 ) -> None:
     for finding in findings[:SHOWN_MAX]:
         sign, style = ("✗", "bad") if finding.grave else ("•", "warn")
@@ -99,8 +128,11 @@ def _print(
             invocation.say(("✓ slots", "good"), f": every firing of the last {since / DAY:g} days up to "
                            f"{full_moment(checked_until, invocation.zone)} is accounted for")  # fmt: skip
         return
+    if backup is not None:
+        invocation.say(("✗ the backup does not verify", "bad"), ": take another copy of it, or another backup")
+        return
     invocation.say(("✗ the ledger does not verify", "bad"), ". Keep the file as it is; ",
-                   (f"{invocation.command} restore FILE", "command"), " goes back to a backup")  # fmt: skip
+                   (f"{invocation.command} restore PATH", "command"), " goes back to a backup")  # fmt: skip
 
 
 def accounted_until(invocation: Invocation) -> int:

@@ -143,3 +143,10 @@ def test_the_log_of_a_replaced_ledger_is_never_applied_to_the_new_one(saved, tmp
     assert (saved.directory / f"{restored.replaced.name}-wal").exists()
     with Ledger.open(saved.path, now=saved.now, fence=99) as ledger:
         assert not list(ledger.reader.events(types=["alarm.raised"]))
+
+
+def test_what_a_restore_left_that_was_cut_off_is_cleared_away_by_the_next(saved, tmp_path):
+    staging, _ = b.check_backup(tmp_path / "saved.db", saved.directory)  # as far as the first one got
+    restore(saved, tmp_path / "saved.db")
+    assert not staging.exists()
+    assert saved.verify().ok

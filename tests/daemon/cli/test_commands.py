@@ -184,6 +184,27 @@ def test_backup_and_restore_bring_a_ledger_back_in_a_new_epoch(parked, tmp_path,
     assert parked.json("verify")["epoch"] == 2
 
 
+def test_what_is_new_goes_into_a_directory_that_verifies_and_comes_back(parked, tmp_path, story):
+    directory = str(tmp_path / "segments")
+    first = parked.json("backup", "--to", directory)
+    assert first["head"]["seq"] == parked.json("status")["head"]
+    assert "nothing is new" in parked.text("backup", "--to", directory)
+    parked.write(story.the_answer_and_after())
+    assert parked.json("backup", "--to", directory)["segments"] == 1
+    assert "✓ OK" in parked.text("verify", directory)
+    assert parked.json("restore", directory, "--yes")["epoch"] == 2
+    assert parked.json("verify")["epoch"] == 2
+    next((tmp_path / "segments").glob("*.gz")).unlink()
+    report = parked.call("verify", directory)
+    assert report.exit_code == 1
+    assert "segment-missing" in report.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("copy.db", "--to", "segments"), ("copy.db", "--reseal")])
+def test_a_backup_goes_to_one_place(parked, arguments):
+    assert parked.call("backup", *arguments).exit_code == 2
+
+
 def test_restore_is_refused_while_somebody_owns_the_workspace(parked, tmp_path):
     import os
 
