@@ -398,6 +398,7 @@ class Session:
             tokens=self.budget.tokens_used,
             cost_usd=self.budget.usd_used,
             duration_us=duration,
+            saved=(status in ("succeeded", "unverified") and bool(self.finish.saved)) or None,
             payload={"saved": dict(self.finish.saved), "says": self.finish.says, **whole},
         )
         drafts: list[Draft] = [*self._flush(), closed]
@@ -436,10 +437,8 @@ class Session:
 
 def last_saved(reader: LedgerReader, task: str) -> dict[str, JSON]:
     """What the task's last finished session saved, for `last.*`."""
-    for event in reader.events(types=("session.closed",), task=task, newest_first=True):
-        if event.body["status"] not in ("succeeded", "unverified"):
-            continue
-        payload = reader.payload(event.seq)
-        if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict) and saved:
-            return saved
+    row = projections.last_saving_session(reader, task)
+    payload = reader.payload(row.seq_closed) if row is not None and row.seq_closed is not None else None
+    if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict):
+        return saved
     return {}

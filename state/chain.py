@@ -14,7 +14,7 @@ from perdure.state.refusals import LedgerRefused
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024
 SALT_BYTES: Final = 16
-COMPRESS_FROM_BYTES: Final = 256  # below, zlib's own overhead eats what it saves
+COMPRESS_FROM_BYTES: Final = 512  # below, the time that zlib takes to begin is worth more than the bytes
 
 
 def link(seq: int, at: int, type: str, body: str, payload_hash: str | None, prev: str | None) -> str:

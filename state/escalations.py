@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from perdure.state.events import Event
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ _PENDING = "state IN ('open', 'approved')"  # repeated in queries so that SQLite
 
 def escalations(reader: LedgerReader, open_only: bool = True, task: str | None = None) -> list[EscalationRow]:
     """Questions, oldest first; `open_only`: those that nobody has answered and that have not been recorded as expired."""
-    where = ([f"state = 'open' AND {_PENDING}"] if open_only else []) + ([] if task is None else ["task = ?"])
+    where = ([f"state = 'open' AND {_PENDING}"] if open_only else []) + (
+        [] if task is None else ["+task = ?" if open_only else "task = ?"]
+    )
     sql = "SELECT * FROM escalations" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY seq"  # noqa: S608 - only fixed words are put together
     return [_row(row) for row in reader.rows(sql, *([] if task is None else [task]))]
 
@@ -111,7 +113,7 @@ def _row(row: tuple[Any, ...]) -> EscalationRow:
 # -- how events change the tables -------------------------------------------------------------------------------------
 
 
-def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
+def escalation_opened(db: Executor, event: Event) -> None:
     """A person is asked about one action; the same open question is not asked twice."""
     body = event.body
     about = f"question {body['escalation']}"
@@ -144,7 +146,7 @@ def escalation_opened(db: sqlite3.Connection, event: Event) -> None:
     db.execute("UPDATE actions SET escalation = ? WHERE action = ?", (body["escalation"], body["action"]))
 
 
-def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
+def escalation_joined(db: Executor, event: Event) -> None:
     """A later proposal of the same action waits for the same answer."""
     body = event.body
     about = f"the joining of question {body['escalation']}"
@@ -167,7 +169,7 @@ def escalation_joined(db: sqlite3.Connection, event: Event) -> None:
     db.execute("UPDATE escalations SET joined = joined + 1 WHERE escalation = ?", (body["escalation"],))
 
 
-def escalation_answered(db: sqlite3.Connection, event: Event) -> None:
+def escalation_answered(db: Executor, event: Event) -> None:
     """The one answer, before expiry."""
     body = event.body
     about = f"the answer to question {body['escalation']}"
@@ -190,7 +192,7 @@ def escalation_answered(db: sqlite3.Connection, event: Event) -> None:
         _deny(db, action)
 
 
-def escalation_expired(db: sqlite3.Connection, event: Event) -> None:
+def escalation_expired(db: Executor, event: Event) -> None:
     """Nobody answered in time, or an approval was not used in time."""
     body = event.body
     about = f"the expiry of question {body['escalation']}"
@@ -217,7 +219,7 @@ def escalation_expired(db: sqlite3.Connection, event: Event) -> None:
         _deny(db, action)
 
 
-def use_approval(db: sqlite3.Connection, escalation: str, action: str, digest: str, event: Event, about: str) -> None:
+def use_approval(db: Executor, escalation: str, action: str, digest: str, event: Event, about: str) -> None:
     """Spend the one attempt that this approval authorises, or refuse."""
     asked, for_digest, state, valid_until = _question(db, escalation, about, "action, digest, state, valid_until")
     if state != "approved":
@@ -233,7 +235,7 @@ def use_approval(db: sqlite3.Connection, escalation: str, action: str, digest: s
     db.execute("UPDATE escalations SET state = 'used' WHERE escalation = ?", (escalation,))
 
 
-def grant_given(db: sqlite3.Connection, event: Event) -> None:
+def grant_given(db: Executor, event: Event) -> None:
     """A person answers one rule for good."""
     body = event.body
     if db.execute('SELECT 1 FROM grants WHERE "grant" = ?', (body["grant"],)).fetchone():
@@ -244,7 +246,7 @@ def grant_given(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def grant_revoked(db: sqlite3.Connection, event: Event) -> None:
+def grant_revoked(db: Executor, event: Event) -> None:
     """And takes it back."""
     body = event.body
     changed = db.execute(
@@ -255,7 +257,7 @@ def grant_revoked(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("no-such-grant", f"the revocation of grant {body['grant']}", "no such grant is in force")
 
 
-def _question(db: sqlite3.Connection, escalation: str, about: str, columns: str) -> tuple[Any, ...]:
+def _question(db: Executor, escalation: str, about: str, columns: str) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = db.execute(
         f"SELECT {columns} FROM escalations WHERE escalation = ?",  # noqa: S608 - columns are constants of this module
         (escalation,),
@@ -265,6 +267,6 @@ def _question(db: sqlite3.Connection, escalation: str, about: str, columns: str)
     return row
 
 
-def _deny(db: sqlite3.Connection, action: str) -> None:
+def _deny(db: Executor, action: str) -> None:
     # The question may have been about an action whose attempt is unknown: that stays as it is.
     db.execute("UPDATE actions SET state = 'denied' WHERE action = ? AND state = 'escalated'", (action,))

@@ -3,8 +3,9 @@ person may have to erase (arguments, results, texts) goes into the payload, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeAlias
 
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
@@ -36,19 +37,18 @@ class Draft:
     type: ClassVar[str]
     payload: JSON = None
 
-    def body(self) -> dict[str, JSON]:
-        """The fields that the chain covers, without the payload."""
-        return {name: value for name in _field_names(self) if (value := getattr(self, name)) is not None}
+    def covered(self) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """(names, sorted; values) of what the chain covers: all but the payload."""
+        kind = type(self)
+        if kind not in _readers:
+            names = tuple(sorted(field.name for field in fields(kind) if field.name != "payload"))
+            one = len(names) == 1
+            _readers[kind] = names, (lambda draft: (getattr(draft, names[0]),)) if one else attrgetter(*names)
+        names, values = _readers[kind]
+        return names, values(self)
 
 
-_names: dict[type[Draft], tuple[str, ...]] = {}
-
-
-def _field_names(draft: Draft) -> tuple[str, ...]:
-    kind = type(draft)
-    if kind not in _names:
-        _names[kind] = tuple(field.name for field in fields(kind) if field.name != "payload")
-    return _names[kind]
+_readers: dict[type[Draft], tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {}
 
 
 # -- the ledger and the daemon --------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class SessionOpened(Draft):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClosed(Draft):
     """How a session ended and what it used. The payload is `{"saved": …, "says": …}`: what `last.*` will show, and the
-    planner's closing words."""
+    planner's closing words. `saved`: it finished, and what it saved is what the next one sees."""
 
     type: ClassVar[str] = "session.closed"
     session: str
@@ -223,6 +223,7 @@ class SessionClosed(Draft):
     tokens: int
     cost_usd: float
     duration_us: int
+    saved: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

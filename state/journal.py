@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from perdure.state.escalations import use_approval
 from perdure.state.events import ActionStatus, Decided, EffectClass, Event
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import Executor
 from perdure.state.sessions import require_open_session
 
 REPEATABLE: Final = frozenset({"read", "idempotent", "probeable"})  # classes whose unknown attempt may be run again
@@ -127,7 +127,7 @@ _END: Final = (
 )
 
 
-def action_proposed(db: sqlite3.Connection, event: Event) -> None:
+def action_proposed(db: Executor, event: Event) -> None:
     """A step of an open session names an action, once."""
     body = event.body
     about = f"the proposal of action {body['action']}"
@@ -145,7 +145,7 @@ def action_proposed(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("action-known", about, "an action is proposed once")
 
 
-def action_decided(db: sqlite3.Connection, event: Event) -> None:
+def action_decided(db: Executor, event: Event) -> None:
     """The first decision, or a later one under the policies then in force (before an approved or repeated attempt)."""
     body = event.body
     decision = body["decision"]
@@ -165,7 +165,7 @@ def action_decided(db: sqlite3.Connection, event: Event) -> None:
     raise LedgerRefused("action-decided", about, f"it is already {state}")
 
 
-def action_intended(db: sqlite3.Connection, event: Event) -> None:
+def action_intended(db: Executor, event: Event) -> None:
     """The door before every effect: only with a decision `auto`, or with an approval that fits, for one attempt at a time."""
     body = event.body
     approval = body.get("approval")
@@ -231,7 +231,7 @@ def action_intended(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def action_ended(db: sqlite3.Connection, event: Event) -> None:
+def action_ended(db: Executor, event: Event) -> None:
     """The one outcome of the open attempt; with `settles`, the one settlement of an unknown outcome."""
     body = event.body
     outcome = (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq)
@@ -267,7 +267,7 @@ def action_ended(db: sqlite3.Connection, event: Event) -> None:
     _count(db, task, tool, 0, 1 if body["status"] == "succeeded" else 0)
 
 
-def action_verified(db: sqlite3.Connection, event: Event) -> None:
+def action_verified(db: Executor, event: Event) -> None:
     """Something other than the planner looked; one contradiction takes the success away."""
     body = event.body
     about = f"the verification of action {body['action']}"
@@ -285,7 +285,7 @@ def action_verified(db: sqlite3.Connection, event: Event) -> None:
     db.execute("UPDATE actions SET verified = ? WHERE action = ?", (passed, body["action"]))
 
 
-def _require_resuming(db: sqlite3.Connection, session: str, proposed_in: str, about: str) -> None:
+def _require_resuming(db: Executor, session: str, proposed_in: str, about: str) -> None:
     if session == proposed_in:
         return
     row = db.execute("SELECT resumes FROM sessions WHERE session = ?", (session,)).fetchone()
@@ -296,7 +296,7 @@ def _require_resuming(db: sqlite3.Connection, session: str, proposed_in: str, ab
         )  # fmt: skip
 
 
-def _count(db: sqlite3.Connection, task: str, tool: str, tried: int, succeeded: int) -> None:
+def _count(db: Executor, task: str, tool: str, tried: int, succeeded: int) -> None:
     db.execute(
         "INSERT INTO reliability VALUES (?1, ?2, ?3, ?4) ON CONFLICT (task, tool)"
         " DO UPDATE SET tried = tried + ?3, succeeded = succeeded + ?4",

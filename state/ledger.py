@@ -10,25 +10,27 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from perdure.errors import PerdureError
 from perdure.state import chain, places
 from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
-from perdure.state.canonical import canonical_copy
+from perdure.state.canonical import canonical_object
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
 from perdure.state.opening import connect_to_write, damaged
 from perdure.state.projections import apply, epoch
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused, LedgerUnwritable
-from perdure.state.schema import SCHEMA_VERSION
+from perdure.state.schema import SCHEMA_VERSION, Executor
 
 if TYPE_CHECKING:
     from perdure.state.signing import Signer
 
 __all__ = ["Head", "Ledger", "LedgerReader", "LedgerRefused", "LedgerUnwritable"]
 
-FREE_TEXT_FIELDS: Final = ("error", "reason")  # of event bodies; everything else in a body is an id, a word or a number
+FREE_TEXT_FIELDS: Final = frozenset(
+    {"error", "reason"}
+)  # of event bodies; everything else in a body is an id, a word or a number
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Ledger:
         self.head = self.reader.head()
         self.epoch = epoch(self.reader)
         self._db = connection
+        self._cursor = connection.cursor()
         self._now = now
         self._entropy = entropy
         self._redact = redact
@@ -104,7 +107,7 @@ class Ledger:
                 migrate(connection, now())
                 first = LedgerOpened(workspace=workspace, epoch=1, schema=SCHEMA_VERSION, version=__version__)
                 connection.execute("BEGIN IMMEDIATE")
-                _append(connection, first, Head(0, "", 0), now(), entropy, redact)
+                _append(connection, first, 1, None, now(), entropy, redact)
                 connection.execute("UPDATE ownership SET fence = ?", (fence,))
                 connection.execute("COMMIT")
             unborn.rename(path)
@@ -219,7 +222,7 @@ class Ledger:
     def _transact(self, groups: Sequence[Sequence[Draft]]) -> list[tuple[Event, ...] | Exception]:
         """Write each group, or leave it out with its exception; one commit for all."""
         self._refuse_when_closed()
-        db, at = self._db, self._now()
+        db, at = self._cursor, self._now()
         try:
             # Groups that are refused are rare, and a savepoint for each costs as much as a third of an action: so first
             # all together, and with savepoints only when one of several was refused.
@@ -250,7 +253,7 @@ class Ledger:
         self, groups: Sequence[Sequence[Draft]], at: int, *, one_by_one: bool
     ) -> tuple[list[tuple[Event, ...] | Exception], Head]:
         """Begin a transaction and write the groups: all until one is refused, or each that is not, `one_by_one`."""
-        db, head = self._db, self.head
+        db, head = self._cursor, self.head
         outcomes: list[tuple[Event, ...] | Exception] = []
         db.execute("BEGIN IMMEDIATE")
         latest = db.execute("SELECT fence FROM ownership").fetchone()[0]
@@ -265,11 +268,13 @@ class Ledger:
         for drafts in groups:
             if one_by_one:
                 db.execute("SAVEPOINT one")
-            events, group_head = [], head
+            events: list[Event] = []
+            seq, previous = head.seq, head.hash or None
             try:
                 for draft in drafts:
-                    event = self._append(draft, group_head, at)
-                    group_head = Head(event.seq, event.hash, event.at)
+                    seq += 1
+                    event = self._append(draft, seq, previous, at)
+                    previous = event.hash
                     events.append(event)
             except sqlite3.IntegrityError as error:
                 outcomes.append(LedgerRefused("constraint", "an event", str(error)))
@@ -279,7 +284,8 @@ class Ledger:
                 outcomes.append(error)
             else:
                 outcomes.append(tuple(events))
-                head = group_head
+                if events:
+                    head = Head(seq, events[-1].hash, at)
                 if one_by_one:
                     db.execute("RELEASE one")
                 continue
@@ -289,10 +295,10 @@ class Ledger:
             db.execute("RELEASE one")
         return outcomes, head
 
-    def _append(self, draft: Draft, head: Head, at: int) -> Event:
+    def _append(self, draft: Draft, seq: int, previous: str | None, at: int) -> Event:
         if (claimed := getattr(draft, "fence", self.fence)) != self.fence:
             raise _stale(claimed, self.fence)
-        return _append(self._db, draft, head, at, self._entropy, self._redact)
+        return _append(self._cursor, draft, seq, previous, at, self._entropy, self._redact)
 
     def _append_anchor(self) -> None:
         anchored = Anchored(self.epoch, self.head.seq, self.head.hash, self.head.at)
@@ -335,22 +341,24 @@ _DISK_HINT: Final = (
 
 
 def _append(
-    db: sqlite3.Connection,
+    db: Executor,
     draft: Draft,
-    head: Head,
+    seq: int,
+    previous: str | None,
     at: int,
     entropy: Callable[[int], bytes],
     redact: Callable[[JSON], JSON] | None,
 ) -> Event:
     """Write one event, its payload and what follows from it, inside the caller's transaction."""
-    body: dict[str, Any] = draft.body()
+    names, values = draft.covered()
     payload = draft.payload
     if redact is not None:
         payload = None if payload is None else redact(payload)
-        for name in FREE_TEXT_FIELDS:
-            if name in body:
-                body[name] = redact(body[name])
-    body, text = canonical_copy(body)
+        if not FREE_TEXT_FIELDS.isdisjoint(names):
+            values = tuple(
+                redact(value) if name in FREE_TEXT_FIELDS else value for name, value in zip(names, values, strict=True)
+            )
+    body, text = canonical_object(names, values)
     if len(text) > chain.BODY_BYTES_MAX:
         raise LedgerRefused(
             "body-too-large",
@@ -358,30 +366,27 @@ def _append(
             f"its body has {len(text):,} characters",
             "Put long text in the payload",
         )
-    seq, payload_hash, data, salt = head.seq + 1, None, b"", b""
+    kind, payload_hash, stored = draft.type, None, None
     if payload is not None:
         data, salt = chain.payload_bytes(payload), entropy(chain.SALT_BYTES)
         payload_hash = chain.salted_hash(salt, data)
-    hash_ = chain.link(seq, at, draft.type, text, payload_hash, head.hash or None)
+        encoding, packed = chain.pack(data)
+        stored = seq, encoding, salt, packed
+    hash_ = chain.link(seq, at, kind, text, payload_hash, previous)
     db.execute(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (seq, at, draft.type, text, payload_hash, hash_, body.get("session"), body.get("task"), body.get("action")),
+        (seq, at, kind, text, payload_hash, hash_, body.get("session"), body.get("task"), body.get("action")),
     )
-    if payload_hash is not None:
-        db.execute("INSERT INTO payloads VALUES (?, ?, ?, ?)", (seq, *_packed(salt, data)))
-    event = Event(seq, at, draft.type, body, payload_hash, hash_)
+    if stored is not None:
+        db.execute("INSERT INTO payloads VALUES (?, ?, ?, ?)", stored)
+    event = Event(seq, at, kind, body, payload_hash, hash_)
     apply(db, event)
-    if draft.type == "payload.erased":
+    if kind == "payload.erased":
         _erase(db, body["erased"])
     return event
 
 
-def _packed(salt: bytes, data: bytes) -> tuple[str, bytes, bytes]:
-    encoding, packed = chain.pack(data)
-    return encoding, salt, packed
-
-
-def _erase(db: sqlite3.Connection, seq: int) -> None:
+def _erase(db: Executor, seq: int) -> None:
     """Take payload and salt of an event away; its tombstone is already in the same transaction."""
     about = f"the erasure of the payload of event {seq}"
     row = db.execute("SELECT payload_hash, action FROM events WHERE seq = ?", (seq,)).fetchone()

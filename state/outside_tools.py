@@ -4,12 +4,12 @@ The table holds hashes and places; the definitions themselves are the payloads o
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from perdure.state.events import Event
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def outside_tool(reader: LedgerReader, server: str, tool: str) -> OutsideToolRow
     return OutsideToolRow(*rows[0]) if rows else None
 
 
-def tool_listed(db: sqlite3.Connection, event: Event) -> None:
+def tool_listed(db: Executor, event: Event) -> None:
     """A server says what a tool is, for the first time or differently from before."""
     body = event.body
     db.execute(
@@ -54,7 +54,7 @@ def tool_listed(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def tool_gone(db: sqlite3.Connection, event: Event) -> None:
+def tool_gone(db: Executor, event: Event) -> None:
     """A server no longer lists a tool; what was accepted stays on record."""
     body = event.body
     changed = db.execute(
@@ -65,7 +65,7 @@ def tool_gone(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("no-such-tool", f"the end of {body['server']}'s tool {body['tool']}", "it was never listed")
 
 
-def tool_accepted(db: sqlite3.Connection, event: Event) -> None:
+def tool_accepted(db: Executor, event: Event) -> None:
     """A person accepts a tool as the server last listed it; anything else is refused."""
     body = event.body
     changed = db.execute(

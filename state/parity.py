@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -48,11 +50,12 @@ class Replay:
         for statement in statements(PROJECTIONS):
             self.connection.execute(statement)
         self.connection.execute("BEGIN")
+        self._cursor = self.connection.cursor()
 
     def feed(self, event: Event) -> str | None:
         """Apply one event; returns why it could never have been written here, or None."""
         try:
-            apply(self.connection, event)
+            apply(self._cursor, event)
         except LedgerRefused as refused:
             return f"{refused.object}: {refused.cause}"
         except (KeyError, TypeError, sqlite3.IntegrityError) as error:
@@ -80,13 +83,7 @@ def differences(stored: sqlite3.Connection, replayed: sqlite3.Connection) -> Ite
 
 def schema_differences(stored: sqlite3.Connection) -> list[str]:
     """Tables, indexes and triggers that are not as Perdure made them (a dropped trigger lets events be edited)."""
-    fresh = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        for statement in statements(TRUTH + PLACES + PROJECTIONS):
-            fresh.execute(statement)
-        expected, found = _objects(fresh), _objects(stored)
-    finally:
-        fresh.close()
+    expected, found = _objects_as_made(), _objects(stored)
     missing = [f"{kind} {name} is missing" for kind, name in expected.keys() - found.keys()]
     added = [f"{kind} {name} was added" for kind, name in found.keys() - expected.keys() if kind == "trigger"]
     changed = [
@@ -95,6 +92,14 @@ def schema_differences(stored: sqlite3.Connection) -> list[str]:
         if expected[kind, name] != found[kind, name]
     ]
     return sorted(missing + added + changed)
+
+
+@cache
+def _objects_as_made() -> Mapping[tuple[str, str], str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        for statement in statements(TRUTH + PLACES + PROJECTIONS):
+            fresh.execute(statement)
+        return _objects(fresh)
 
 
 def _objects(db: sqlite3.Connection) -> dict[tuple[str, str], str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from perdure.state.schema import PLACES, statements
+from perdure.state.schema import PLACES, Executor, statements
 
 BLOCK_EVENTS: Final = 64  # as exact as a place is
 STRETCH_EVENTS: Final = 256  # so many events are noted at a time
@@ -28,7 +28,7 @@ def covered(head: int) -> int:
     return head - head % STRETCH_EVENTS
 
 
-def extend(db: sqlite3.Connection, before: int, head: int) -> None:
+def extend(db: Executor, before: int, head: int) -> None:
     """Note the stretches that were completed since the head was `before`, in the transaction that completed them."""
     if (until := covered(head)) > (after := covered(before)):
         db.execute(f"INSERT INTO places (key, block) SELECT key, block FROM ({_KEYS})", (after, until))  # noqa: S608 - as above

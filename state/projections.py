@@ -37,12 +37,13 @@ from perdure.state.journal import (
 from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
-from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, statements
+from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, Executor, statements
 from perdure.state.sessions import (
     CallRow,
     SessionRow,
     Spend,
     calls_since,
+    last_saving_session,
     open_calls,
     open_sessions,
     session,
@@ -55,6 +56,7 @@ from perdure.state.slots import (
     SlotRow,
     TaskRow,
     configuration,
+    last_resumed,
     last_slot,
     paused,
     slot,
@@ -66,10 +68,10 @@ from perdure.state.slots import (
 __all__ = [
     "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
     "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
-    "escalations", "grants", "last_answer_for", "last_slot", "open_calls", "open_escalation_for", "open_intents",
-    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot",
-    "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls", "tool_calls_since",
-    "unknown_actions", "waiting_sessions",
+    "escalations", "grants", "last_answer_for", "last_resumed", "last_saving_session", "last_slot", "open_calls",
+    "open_escalation_for", "open_intents", "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve",
+    "session", "sessions", "slot", "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls",
+    "tool_calls_since", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
@@ -82,7 +84,7 @@ _KINDS: Final = {
 }
 
 
-def apply(db: sqlite3.Connection, event: Event) -> None:
+def apply(db: Executor, event: Event) -> None:
     """Change the projections by one event; the same events always lead to the same tables. Raises LedgerRefused where an
     invariant forbids the event: the caller then rolls back."""
     handler = _HANDLERS.get(event.type)
@@ -97,8 +99,9 @@ def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     for statement in statements(PROJECTIONS):
         db.execute(statement)
     head = 0
+    cursor = db.cursor()
     for event in events:
-        apply(db, event)
+        apply(cursor, event)
         head = event.seq
     _places.rebuild(db, head)
 
@@ -130,7 +133,7 @@ def resolve(reader: LedgerReader, kind: str, text: str) -> str:
     )
 
 
-def _ledger_opened(db: sqlite3.Connection, event: Event) -> None:
+def _ledger_opened(db: Executor, event: Event) -> None:
     body = event.body
     last = db.execute("SELECT MAX(epoch) FROM ledger").fetchone()[0]
     if body["epoch"] <= (last or 0):  # a restore skips the epochs of branches that it gives up
@@ -141,7 +144,7 @@ def _ledger_opened(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def _payload_erased(db: sqlite3.Connection, event: Event) -> None:
+def _payload_erased(db: Executor, event: Event) -> None:
     body = event.body
     about = f"the erasure of the payload of event {body['erased']}"
     if db.execute("SELECT 1 FROM erasures WHERE erased = ?", (body["erased"],)).fetchone():
@@ -154,7 +157,7 @@ def _payload_erased(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-_HANDLERS: Final[Mapping[str, Callable[[sqlite3.Connection, Event], None]]] = {
+_HANDLERS: Final[Mapping[str, Callable[[Executor, Event], None]]] = {
     "ledger.opened": _ledger_opened,
     "configuration.loaded": _slots.configuration_loaded,
     "task.loaded": _slots.task_loaded,

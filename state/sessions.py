@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from perdure.state.canonical import canonical
 from perdure.state.events import Event, SessionStatus
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class SessionRow:
     resumes: str | None
     escalation: str | None
     dry_run: int | None
+    saved: int | None
     steps: int | None
     tokens: int | None
     cost_usd: float | None
@@ -79,9 +80,16 @@ def session(reader: LedgerReader, id: str) -> SessionRow | None:
     return next((SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE session = ?", id)), None)
 
 
+def last_saving_session(reader: LedgerReader, task: str) -> SessionRow | None:
+    """The latest session of this task that finished and saved something for the next one, which nobody has erased."""
+    sql = "SELECT * FROM sessions WHERE task = ? AND saved = 1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE erased = seq_closed)"
+    sql += " ORDER BY seq_closed DESC LIMIT 1"
+    return next((SessionRow(*row) for row in reader.rows(sql, task)), None)
+
+
 def open_sessions(reader: LedgerReader) -> list[SessionRow]:
     """Sessions that have not closed: running now, or cut off by a crash."""
-    return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE status IS NULL ORDER BY seq_opened")]
+    return [SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE status IS NULL ORDER BY +seq_opened")]
 
 
 def spend(reader: LedgerReader, since: int, task: str | None = None, session: str | None = None) -> Spend:
@@ -103,8 +111,8 @@ def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
         "SELECT session FROM actions WHERE escalation = ?1"
         " UNION SELECT attempt_session FROM actions WHERE escalation = ?1 AND attempt_session IS NOT NULL"
         " UNION SELECT n.session FROM line JOIN sessions n ON n.resumes = line.session)"
-        " SELECT s.session FROM line JOIN sessions s ON s.session = line.session WHERE s.status = 'parked'"
-        " AND s.task = (SELECT task FROM escalations WHERE escalation = ?1)"
+        " SELECT s.session FROM line CROSS JOIN sessions s ON s.session = line.session WHERE s.status = 'parked'"
+        " AND +s.task = (SELECT task FROM escalations WHERE escalation = ?1)"
         " AND NOT EXISTS (SELECT 1 FROM sessions n WHERE n.resumes = s.session)"
         " AND NOT EXISTS (SELECT 1 FROM slots WHERE outcome IS NULL AND resumes = s.session)"
         " ORDER BY s.seq_opened"
@@ -132,7 +140,7 @@ def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow
 # -- how events change the tables -------------------------------------------------------------------------------------
 
 
-def session_opened(db: sqlite3.Connection, event: Event) -> None:
+def session_opened(db: Executor, event: Event) -> None:
     """A bounded run begins: one per task at a time."""
     body = event.body
     about = f"the opening of session {body['session']}"
@@ -158,7 +166,7 @@ def session_opened(db: sqlite3.Connection, event: Event) -> None:
     db.execute("UPDATE slots SET session = ? WHERE slot = ?", (body["session"], body["slot"]))
 
 
-def session_closed(db: sqlite3.Connection, event: Event) -> None:
+def session_closed(db: Executor, event: Event) -> None:
     """A run ends once, and never over an attempt without an outcome."""
     body = event.body
     about = f"the end of session {body['session']}"
@@ -180,16 +188,16 @@ def session_closed(db: sqlite3.Connection, event: Event) -> None:
             "Record its outcome, or that it is unknown",
         )
     db.execute(
-        "UPDATE sessions SET status = ?, reason = ?, steps = ?, tokens = ?, cost_usd = ?, duration_us = ?, closed_at = ?,"
-        " seq_closed = ? WHERE session = ?",
+        "UPDATE sessions SET status = ?, reason = ?, saved = ?, steps = ?, tokens = ?, cost_usd = ?, duration_us = ?,"
+        " closed_at = ?, seq_closed = ? WHERE session = ?",
         (
-            body["status"], body["reason"], body["steps"], body["tokens"], body["cost_usd"], body["duration_us"],
-            event.at, event.seq, body["session"],
+            body["status"], body["reason"], 1 if body.get("saved") else None, body["steps"], body["tokens"],
+            body["cost_usd"], body["duration_us"], event.at, event.seq, body["session"],
         ),
     )  # fmt: skip
 
 
-def require_open_session(db: sqlite3.Connection, session: str, task: str, about: str) -> None:
+def require_open_session(db: Executor, session: str, task: str, about: str) -> None:
     """Refuse what only an open session of this task may record."""
     row = db.execute("SELECT status, task FROM sessions WHERE session = ?", (session,)).fetchone()
     if row is None:
@@ -200,7 +208,7 @@ def require_open_session(db: sqlite3.Connection, session: str, task: str, about:
         raise LedgerRefused("session-mismatch", about, f"session {session} belongs to task {row[1]}, not to {task}")
 
 
-def model_requested(db: sqlite3.Connection, event: Event) -> None:
+def model_requested(db: Executor, event: Event) -> None:
     """A model call is reserved before it is made."""
     body = event.body
     if db.execute("SELECT 1 FROM calls WHERE call = ?", (body["call"],)).fetchone():
@@ -214,7 +222,7 @@ def model_requested(db: sqlite3.Connection, event: Event) -> None:
     )  # fmt: skip
 
 
-def model_replied(db: sqlite3.Connection, event: Event) -> None:
+def model_replied(db: Executor, event: Event) -> None:
     """A reservation becomes a charge, once."""
     body = event.body
     changed = db.execute(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from perdure.state.events import Event, SlotKind, SlotOutcome
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
+from perdure.state.schema import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,11 @@ def paused(reader: LedgerReader, task: str) -> str | None:
     return next((row[0] for row in reader.rows(sql, task)), None)
 
 
+def last_resumed(reader: LedgerReader, task: str) -> int:
+    """The event by which a person last let this task, or all tasks, go on; 0: never."""
+    return int(reader.rows("SELECT COALESCE(MAX(seq), 0) FROM resumptions WHERE task IN (?, '')", task)[0][0])
+
+
 def slots(
     reader: LedgerReader, task: str | None = None, open_only: bool = False, limit: int | None = None
 ) -> list[SlotRow]:
@@ -74,7 +79,9 @@ def slots(
     where = ["outcome IS NULL"] if open_only else []
     parameters: list[object] = []
     if task is not None:
-        where.append("task = ?")
+        where.append(
+            "+task = ?" if open_only else "task = ?"
+        )  # +: the few open ones are looked through, not all of a task
         parameters.append(task)
     sql = "SELECT * FROM slots" + (f" WHERE {' AND '.join(where)}" if where else "")  # noqa: S608 - only fixed words are put together
     sql += " ORDER BY due, slot" if open_only else " ORDER BY due DESC, slot DESC"
@@ -95,7 +102,7 @@ def last_slot(reader: LedgerReader, task: str, kind: str) -> SlotRow | None:
 # -- how events change the tables -------------------------------------------------------------------------------------
 
 
-def configuration_loaded(db: sqlite3.Connection, event: Event) -> None:
+def configuration_loaded(db: Executor, event: Event) -> None:
     """Another version of configuration, policies or tasks is in force."""
     body = event.body
     db.execute(
@@ -104,7 +111,7 @@ def configuration_loaded(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def task_loaded(db: sqlite3.Connection, event: Event) -> None:
+def task_loaded(db: Executor, event: Event) -> None:
     """A task file is in force; a changed schedule begins to count from here."""
     body = event.body
     schedule = body.get("schedule")
@@ -116,7 +123,7 @@ def task_loaded(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def task_removed(db: sqlite3.Connection, event: Event) -> None:
+def task_removed(db: Executor, event: Event) -> None:
     """A task file is gone; its slots and sessions stay on record."""
     changed = db.execute(
         "UPDATE tasks SET removed_at = ? WHERE task = ? AND removed_at IS NULL", (event.at, event.body["task"])
@@ -125,7 +132,7 @@ def task_removed(db: sqlite3.Connection, event: Event) -> None:
         raise LedgerRefused("no-such-task", f"the removal of {event.body['task']}", "no such task is loaded")
 
 
-def was_paused(db: sqlite3.Connection, event: Event) -> None:
+def was_paused(db: Executor, event: Event) -> None:
     """A task, or every task, starts no more sessions."""
     body = event.body
     db.execute(
@@ -134,12 +141,14 @@ def was_paused(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def was_resumed(db: sqlite3.Connection, event: Event) -> None:
+def was_resumed(db: Executor, event: Event) -> None:
     """The pause of the same name ends."""
-    db.execute("DELETE FROM pauses WHERE task = ?", (event.body.get("task", ""),))
+    task = event.body.get("task", "")
+    db.execute("DELETE FROM pauses WHERE task = ?", (task,))
+    db.execute("INSERT INTO resumptions VALUES (?1, ?2) ON CONFLICT (task) DO UPDATE SET seq = ?2", (task, event.seq))
 
 
-def slot_opened(db: sqlite3.Connection, event: Event) -> None:
+def slot_opened(db: Executor, event: Event) -> None:
     """A firing became due, once."""
     body = event.body
     _refuse_known(db, body["slot"], body["task"], body["kind"], body["due"], body["due"])
@@ -152,7 +161,7 @@ def slot_opened(db: sqlite3.Connection, event: Event) -> None:
     )  # fmt: skip
 
 
-def slot_closed(db: sqlite3.Connection, event: Event) -> None:
+def slot_closed(db: Executor, event: Event) -> None:
     """A firing, or a range of them, got its one outcome."""
     body = event.body
     slot_id, count = body["slot"], body.get("count", 1)
@@ -184,7 +193,7 @@ def slot_closed(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def _refuse_known(db: sqlite3.Connection, slot_id: str | None, task: str, kind: str, due: int, last_due: int) -> None:
+def _refuse_known(db: Executor, slot_id: str | None, task: str, kind: str, due: int, last_due: int) -> None:
     if slot_id is not None and db.execute("SELECT 1 FROM slots WHERE slot = ?", (slot_id,)).fetchone():
         raise LedgerRefused(
             "slot-known", f"slot {slot_id}", "this firing already has its slot", "A slot is opened once"

@@ -12,7 +12,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.state.canonical import INTEGER_MAX, CannotEncode, canonical, digest, presentable
+from perdure.state import canonical as module
+from perdure.state.canonical import INTEGER_MAX, CannotEncode, canonical, canonical_object, digest, presentable
 
 text = st.text(st.characters(codec="utf-8"))
 numbers = st.integers(-INTEGER_MAX, INTEGER_MAX) | st.floats(allow_nan=False, allow_infinity=False)
@@ -26,6 +27,23 @@ values = st.recursive(
 @given(values)
 def test_every_value_has_the_bytes_of_the_reference_encoder(value):
     assert canonical(value) == rfc8785.dumps(value)
+
+
+@given(st.dictionaries(st.sampled_from(["action", "at", "error", "rules", "seq"]), values, max_size=5))
+def test_an_object_of_sorted_names_is_written_and_read_back_like_any_other(value):
+    names = sorted(value)
+    held, written = canonical_object(names, [value[name] for name in names])
+    said = {name: item for name, item in value.items() if item is not None}
+    assert written.encode() == rfc8785.dumps(said)
+    assert held == json.loads(written)
+
+
+@given(values)
+def test_without_the_accelerator_the_bytes_are_the_same(value):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._json, "c_make_encoder", None)
+        patch.setattr(module, "_written", module._writer())
+        assert canonical(value) == rfc8785.dumps(value)
 
 
 def exact(value) -> bool:
@@ -68,6 +86,8 @@ def test_mappings_and_tuples_are_objects_and_arrays():
 def test_what_has_no_canonical_form_is_refused(value):
     with pytest.raises(CannotEncode, match="cannot encode"):
         canonical({"value": value})
+    with pytest.raises(CannotEncode, match="cannot encode"):
+        canonical_object(["value"], [value])
 
 
 def test_endless_nesting_is_refused_not_a_crash():
