@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from perdure.daemon.clock import Clock
     from perdure.daemon.config import Config
     from perdure.state.ledger import Ledger
+    from perdure.state.outside_tools import OutsideToolRow
 
 PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 60.0
 RELIST_SECONDS_MIN: Final = 2.0  # a server that announces changes all the time is listed no more often
-CHANGES_MAX: Final = 20  # of one tool since a person accepted it; then it only stays refused
+CHANGES_MAX: Final = 20  # of one tool since a person accepted it; from then on ...
+CHANGES_PAUSE_US: Final = 3_600_000_000  # ... it has to stand for an hour before the next is taken up
 STRANGERS_MAX: Final = 1_000  # tools on record that no person has accepted: names may be new every time
 REFUSED_MAX: Final = 1_000  # refused tools on record since the daemon's start
 REQUEST_SHOWN_MAX: Final = 2_000
@@ -75,7 +77,9 @@ class Server:
         self._relist = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-        self._listed = {row.tool: row.listed_hash for row in projections.outside_tools(ledger.reader, name)}
+        self._listed = {  # what the ledger holds, or will before the next turn of the loop
+            row.tool: row.listed_hash for row in projections.outside_tools(ledger.reader, name) if row.listed_hash
+        }
 
     # -- what decides what a call does ------------------------------------------------------------------------------
 
@@ -259,17 +263,15 @@ class Server:
         room = STRANGERS_MAX - sum(row.accepted_hash is None for row in rows.values())
         for tool, found in listing.tools.items():
             row = rows.get(tool)
-            if self._listed.get(tool) == found.hash or (row is not None and row.changes >= CHANGES_MAX):
+            if self._listed.get(tool) == found.hash or (row is not None and self._restless(row)):
                 continue
             if row is None:
                 room -= 1
             if row is not None or room >= 0:
                 drafts.append(self._listing_of(found))
-        drafts += [
-            McpToolGone(server=self.name, tool=tool)
-            for tool, row in rows.items()
-            if row.listed_hash is not None and tool not in listing.tools
-        ]
+                self._listed[tool] = found.hash
+        gone = [tool for tool in rows if tool not in listing.tools and self._listed.pop(tool, None) is not None]
+        drafts += [McpToolGone(server=self.name, tool=tool) for tool in gone]
         refused = [
             McpRefused(server=self.name, what="tool", reason=f"{tool}: {why}")
             for tool, why in listing.refused.items()
@@ -277,11 +279,14 @@ class Server:
         ][: REFUSED_MAX - self._refused_on_record]
         self._refused_on_record += len(refused)
         drafts += refused
-        self._listed = {tool: found.hash for tool, found in listing.tools.items()}
         self.refused = listing.refused
         if drafts:
             await self._ledger.write(*drafts)
             self._on_change()
+
+    def _restless(self, row: OutsideToolRow) -> bool:
+        """Whether the tool has changed, or come and gone, so often of late that the ledger keeps no more of it for now."""
+        return row.changes >= CHANGES_MAX and self._clock.now() - row.listed_at < CHANGES_PAUSE_US
 
     def _listing_of(self, found: Definition) -> McpToolListed:
         name = tool_name(self.name, found.tool)

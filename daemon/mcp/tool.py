@@ -108,7 +108,11 @@ class McpTool:
         if probe is None or row is None or standing_of(row) != "accepted":
             return None  # a tool that no person has accepted as it is does not run, not even to look
         arguments = {name: filled(value, prepared.args) for name, value in probe.args.items()}
+        own = self.server.settings.tools.get(probe.tool)
         try:
+            for name, use in own.paths.items() if own is not None else ():
+                if arguments.get(name):  # no probe looks where its own tool may not
+                    arguments[name] = str(self.roots.resolve(str(arguments[name]), use))
             answer = await self.server.call(
                 probe.tool,
                 row.listed_hash or "",

@@ -183,6 +183,27 @@ async def test_a_server_that_changes_all_the_time_never_runs_and_does_not_fill_t
     assert outside.effects == 0
 
 
+async def test_a_tool_that_comes_and_goes_comes_back_once_it_has_stood_for_a_while(outside: Outside) -> None:
+    outside.note()
+    async with outside.runtime() as runtime:
+        for _ in range(25):
+            for mode in ("without-note", "normal"):
+                outside.mode(mode)
+                await runtime.servers.discover()
+        assert len(events(runtime, "mcp.tool-gone")) == 21
+        assert not [
+            row
+            for row in projections.outside_tools(runtime.ledger.reader)
+            if row.name == "odd__note" and row.listed_hash
+        ]
+        await outside.run(runtime, "work")
+        assert outside.effects == 0
+        outside.clock.forward(3_601)
+        await runtime.servers.discover()
+        await outside.run(runtime, "work")
+        assert outside.effects == 1
+
+
 async def test_a_server_with_ever_new_tools_does_not_fill_the_ledger(
     outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,6 +450,29 @@ async def test_success_is_verified_by_the_probe(tmp_path: Path) -> None:
     async with outside.runtime() as runtime:
         await outside.run(runtime, "work")
         assert [event.body["passed"] for event in events(runtime, "action.verified")] == [True]
+
+
+PROBED_BY_PATH = """
+[mcp.odd.tools.read_file]
+effect = "read"
+paths = {path = "read"}
+[mcp.odd.tools.note]
+effect = "probeable"
+probe = {tool = "read_file", args = {path = "${args.line}"}, expect = "ok"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "verified"), [("inbox/one.log", [True]), ("/etc/shadow", []), ("state/ledger.db", [])]
+)
+async def test_no_probe_looks_where_its_own_tool_may_not(tmp_path: Path, line: str, verified: list[bool]) -> None:
+    outside = Outside(tmp_path / "w", tools=PROBED_BY_PATH)
+    await outside.accept()
+    outside.playbook("work", f"\n  - {{do: odd__note, args: {{line: {line}}}}}\n", tools="odd__note")
+    async with outside.runtime() as runtime:
+        await outside.run(runtime, "work")
+        assert [event.body["passed"] for event in events(runtime, "action.verified")] == verified
+    assert outside.effects == 1
 
 
 async def test_closing_in_the_middle_of_a_call_leaves_nothing_behind(outside: Outside) -> None:
