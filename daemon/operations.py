@@ -62,7 +62,8 @@ def answer(
 
 
 def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
-    """Expire every open question whose time is up, with its default; returns them."""
+    """Expire every open question whose time is up, with its default, and every approval that was not used in time, which then
+    authorises nothing any more; returns them."""
     late = [row for row in projections.escalations(ledger.reader, open_only=True) if row.expires <= now]
     moment = now
     for row in late:
@@ -70,7 +71,10 @@ def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
         moment += len(slots)  # a slot is one moment's: two questions of a task may end together
         expired = EscalationExpired(escalation=row.escalation, task=row.task, default=row.on_expiry)
         ledger.commit(expired, *slots)
-    return late
+    unused = [row for row in projections.approved_escalations(ledger.reader) if (row.valid_until or 0) <= now]
+    for row in unused:  # the slot that the answer opened, if it still waits, finds that there is nothing to carry out
+        ledger.commit(EscalationExpired(escalation=row.escalation, task=row.task, default="deny"))
+    return late + unused
 
 
 def act_on(ledger: Ledger, question: EscalationRow, now: int, *, approved: bool) -> list[Draft]:
