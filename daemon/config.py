@@ -158,8 +158,9 @@ class ModelConfig(Strict):
 
     `provider` is `openai-compatible` (with `base_url`), `local` (a llama.cpp server that Perdure starts on loopback for
     `file`), or a provider's name such as `openai` or `anthropic`. `factor` is how much more the model's own count may be
-    than ours. `prices` overrides the price list. `answers_per_call` is how many draws of a vote one call may ask for (`n` of
-    OpenAI's chat format), so that their common prompt is paid for once; for servers that know it.
+    than ours (without it, what is safe for its family). `prices` overrides the price list. `answers_per_call` is how many
+    draws of a vote one call may ask for (`n` of OpenAI's chat format), so that their common prompt is paid for once; for
+    servers that know it.
     """
 
     provider: str = "openai-compatible"
@@ -169,7 +170,7 @@ class ModelConfig(Strict):
     key: CredentialName | None = None
     context_tokens: Annotated[int, Field(ge=256)] = 32_768
     completion_tokens: Annotated[int, Field(ge=16)] = 1024
-    factor: Annotated[float, Field(ge=1.0, le=4.0)] = 1.1
+    factor: Annotated[float, Field(ge=1.0, le=4.0)] | None = None
     seconds_max: Duration = 120.0
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     vote_temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
@@ -262,9 +263,14 @@ class LedgerConfig(Strict):
 
 
 class MemoryConfig(Strict):
-    """How recall finds things: with the built-in embedding model, or by words alone."""
+    """How recall finds things (with the built-in embedding model, or by words alone), who writes summaries, and how long the
+    text of what happened stays in memory: the ledger keeps it, and its summaries and facts stay."""
 
     embedding: Literal["minilm", "none"] = "minilm"
+    summaries: Literal["extractive", "model"] = "extractive"
+    keep: Annotated[Duration, Field(ge=40 * 86_400)] | None = (
+        None  # longer than a month, which is summarised when it ends
+    )
 
 
 class Config(Strict):

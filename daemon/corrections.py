@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from perdure.daemon.retention import drop_stashes
 from perdure.errors import PerdureError
-from perdure.state.events import JSON, MemoryCorrected, MemoryForgotten, MemoryPinned, MemoryUnpinned
+from perdure.state.events import (
+    JSON,
+    CompactionResumed,
+    MemoryCorrected,
+    MemoryForgotten,
+    MemoryPinned,
+    MemoryUnpinned,
+)
 from perdure.state.retention import erase
 
 if TYPE_CHECKING:
@@ -75,6 +82,13 @@ def forget(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, reco
     return {"record": record, "seq": event.seq}
 
 
+def resume_compaction(ledger: Ledger, identifiers: Identifiers, now: int, uid: int) -> Answer:
+    """Let compaction, and asking a model for summaries, go on after they stopped themselves."""
+    del identifiers, now
+    (event,) = ledger.commit(CompactionResumed(uid=uid))
+    return {"resumed": True, "seq": event.seq}
+
+
 def erase_payloads(
     ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, seqs: Sequence[int], reason: str
 ) -> Answer:
@@ -103,5 +117,6 @@ OPERATIONS: Mapping[str, Callable[..., Answer]] = {
     "memory.unpin": unpin,
     "memory.correct": correct,
     "memory.forget": forget,
+    "memory.resume": resume_compaction,
     "ledger.erase": erase_payloads,
 }

@@ -132,6 +132,7 @@ class FrontMatter(Strict):
     tools: tuple[str, ...] = ()
     bounds: Bounds = Bounds()
     memory: Literal["task", "workspace"] = "task"
+    stale_memory: Literal["refuse", "use"] = "refuse"
     retries: Annotated[int, Field(ge=0, le=10)] = 0
     while_parked: Literal["hold", "run"] = "hold"
     postconditions: tuple[PostconditionEntry, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perdure.policies.model import Obligations
 
 ALARMS_READ_MAX = 200
+SUMMARIES_SHARE = 0.25  # of a session's tokens and time that summaries of what was before it may take
 DRIFT_MAX = 0.02  # a provider's count that differs more than this from ours is an event
 Examine = Callable[[Proposal | Finish], "tuple[str, Obligations] | None"]
 
@@ -26,7 +27,7 @@ Examine = Callable[[Proposal | Finish], "tuple[str, Obligations] | None"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
     call: str
-    view: View
+    view: View | None  # what a planner is asked about; None: a summary
     request: Request
 
 
@@ -45,6 +46,7 @@ class ModelCalls:
     ) -> None:
         self._runtime, self._planner, self._budget = runtime, planner, budget
         self._session, self._task, self._seconds_left = session, task, seconds_left
+        self._for_summaries: int | None = None  # tokens that they may still take
         self.waiting: list[Draft] = []
 
     def flush(self) -> list[Draft]:
@@ -63,6 +65,27 @@ class ModelCalls:
         call, drafts = self._reserved(view, request, "propose")
         await self._runtime.ledger.write(*self.flush(), *drafts)
         return (await self._asked(call)).move
+
+    async def summary(self, request: Request, ask: Callable[[float], Awaitable[Reply]]) -> tuple[str, Reply] | str:
+        """A call for a summary by `ask`, which is given its seconds: reserved, recorded and charged like every other, from a
+        share of what the session has, so that its own steps are not starved. The call's id and its reply, or in words why
+        the budget does not pay for it."""
+        if self._for_summaries is None:
+            self._for_summaries = int(SUMMARIES_SHARE * self._budget.tokens_left)
+        most = request.prompt_tokens + request.completion_cap
+        if most > self._for_summaries:
+            return (
+                f"the call may take {most} tokens; {self._for_summaries} are left of the session's share for summaries"
+            )
+        refusal = self._budget.reserve(request)
+        if refusal is not None:
+            return refusal
+        self._for_summaries -= most
+        call, drafts = self._reserved(None, request, "summarise")
+        await self._runtime.ledger.write(*self.flush(), *drafts)
+        reply = await self._settled(call, await ask(max(1.0, SUMMARIES_SHARE * self._seconds_left())))
+        await self._runtime.ledger.write(*self.flush())
+        return call.call, reply
 
     async def vote(
         self, view: View, first: Proposal | Finish, ahead_by: int, draws_max: int, examine: Examine
@@ -126,7 +149,7 @@ class ModelCalls:
     def _seconds(self) -> float:
         return max(1.0, self._seconds_left())
 
-    def _reserved(self, view: View, request: Request, purpose: str) -> tuple[_Call, list[Draft]]:
+    def _reserved(self, view: View | None, request: Request, purpose: str) -> tuple[_Call, list[Draft]]:
         call = self._runtime.identifiers.new()
         drafts: list[Draft] = [
             ModelRequested(
@@ -145,7 +168,7 @@ class ModelCalls:
         body = request.body if isinstance(request.body, dict) else {}
         shortened, dropped = body.get("shortened"), body.get("dropped")
         actions = shortened if isinstance(shortened, list) else []
-        if view.draw == 0 and (actions or dropped):
+        if view is not None and view.draw == 0 and (actions or dropped):
             receipt = ContextShortened(
                 session=self._session,
                 task=self._task,
@@ -159,7 +182,10 @@ class ModelCalls:
         return _Call(call=call, view=view, request=request), drafts
 
     async def _asked(self, call: _Call) -> Reply:
-        reply = await self._planner.propose(call.view, call.request, self._seconds())
+        assert call.view is not None
+        return await self._settled(call, await self._planner.propose(call.view, call.request, self._seconds()))
+
+    async def _settled(self, call: _Call, reply: Reply) -> Reply:
         charged = self._budget.settle(reply, call.request)
         usage = reply.usage
         self.waiting.append(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from perdure.daemon.anchoring import journal_note, record_key, signer
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
-from perdure.daemon.clock import Clock, Identifiers, SystemClock
+from perdure.daemon.clock import MICROSECONDS, Clock, Identifiers, SystemClock
 from perdure.daemon.config import Allowance, Config
 from perdure.daemon.learned import learn
 from perdure.daemon.notifications import Notifier
@@ -79,7 +79,8 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
         ledger=ledger,
         now=owned.clock.now,
         embedding=config.memory.embedding,
-        alarm=_alarm_from_any_thread(ledger),
+        alarm=_alarm_from_any_thread(ledger, notifier),
+        keep_us=None if config.memory.keep is None else int(config.memory.keep * MICROSECONDS),
     )
     servers = open_servers(config, ledger, owned.clock)
     try:
@@ -117,10 +118,11 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
         await memory.close()
 
 
-def _alarm_from_any_thread(ledger: Ledger) -> Callable[[str, str], None]:
-    """An alarm that memory may raise from its own threads; the event is written in the loop's."""
+def _alarm_from_any_thread(ledger: Ledger, notifier: Notifier) -> Callable[[str, str], None]:
+    """An alarm that memory may raise from its own threads; the event is written, and a person told, in the loop's."""
     loop = asyncio.get_running_loop()
     raised: set[tuple[str, str]] = set()
+    telling: set[asyncio.Task[object]] = set()  # the loop itself holds tasks only weakly
 
     def record(code: str, words: str) -> None:
         if (code, words) in raised:  # loud once: what lasts is said at the next start
@@ -128,6 +130,11 @@ def _alarm_from_any_thread(ledger: Ledger) -> Callable[[str, str], None]:
         raised.add((code, words))
         with suppress(LedgerUnwritable):
             ledger.commit(AlarmRaised(code=code, payload={"text": words}))
+        task: asyncio.Task[object] = loop.create_task(
+            notifier.notify(code, code.replace("-", " "), words, kind="alarm")
+        )
+        telling.add(task)
+        task.add_done_callback(telling.discard)
 
     def alarm(code: str, words: str) -> None:
         with suppress(RuntimeError):  # the loop has ended: the process is going
@@ -166,13 +173,25 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
     known = {row.task: row for row in projections.tasks(ledger.reader) if row.removed_at is None}
     for task in loaded.tasks.values():
         row = known.pop(task.name, None)
-        if row is None or row.digest != task.digest:
-            schedule = task.schedule.text if task.schedule is not None else None
+        if row is None or row.digest != task.digest or _zone_told(ledger, task.name) != task.timezone:
             drafts.append(
-                TaskLoaded(task=task.name, digest=task.digest, schedule=schedule, payload={"text": task.text})
+                TaskLoaded(
+                    task=task.name,
+                    digest=task.digest,
+                    schedule=task.schedule.text if task.schedule is not None else None,
+                    timezone=task.timezone,
+                    payload={"text": task.text},
+                )
             )
     drafts += [TaskRemoved(task=name) for name in known]
     return drafts
+
+
+def _zone_told(ledger: Ledger, task: str) -> str | None:
+    """The time zone with which the ledger last saw the task in force: the workspace's may change while the file stays."""
+    for event in ledger.reader.events(types=("task.loaded",), task=task, newest_first=True, limit=1):
+        return str(event.body["timezone"]) if "timezone" in event.body else None
+    return None
 
 
 def workspace_caps(config: Config, ledger: Ledger, clock: Clock) -> Caps:

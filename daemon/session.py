@@ -101,7 +101,7 @@ class Session:
         """Run to the end. Whatever happens short of a ledger that cannot be written, the session closes."""
         await self._open()
         try:
-            context = await see(self.runtime, self.task, self.slot, self.id, self.planner)
+            context = await see(self.runtime, self.task, self.slot, self.id, self.planner, self.calls)
             goes_on = await self._act_on_answers()  # first: what is unknown may be what was approved
             await self._settle_earlier()
             if goes_on:

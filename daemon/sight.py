@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import structlog
+
 from perdure.daemon.clock import iso
 from perdure.daemon.steps import memory_scope
+from perdure.daemon.summarising import SummaryAuthor
+from perdure.memory.compaction import CompactionUnsuccessful
 from perdure.memory.context import Context, ContextRequest, Pinned
 from perdure.state import projections
 from perdure.state.events import ContextAssembled
 
 if TYPE_CHECKING:
+    from perdure.daemon.model_calls import ModelCalls
     from perdure.daemon.planners.moves import Planner
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.tasks import Task
@@ -19,12 +24,20 @@ if TYPE_CHECKING:
 
 CONTEXT_SHARE = 0.7  # of the bound on one call: the rest is for the session's own steps
 PENDING_MAX = 20  # open questions shown one by one; more are counted, with the command that lists them
+log = structlog.get_logger(__name__)
 
 
-async def see(runtime: Runtime, task: Task, slot: SlotRow, session: str, planner: Planner) -> Context:
-    """Compact, assemble, and record what the planner will see. Raises ContextTooSmall with both numbers."""
-    scope = memory_scope(task)
-    await runtime.memory.compact(task.name, scope=scope, session=session)
+async def see(
+    runtime: Runtime, task: Task, slot: SlotRow, session: str, planner: Planner, calls: ModelCalls
+) -> Context:
+    """Compact, assemble, and record what the planner will see. Raises ContextTooSmall with both numbers, and where memory
+    cannot be brought up to date CompactionUnsuccessful, unless the task makes do with the last good state of it."""
+    try:
+        await _compact(runtime, task, session, planner, None if slot.dry_run else calls)
+    except CompactionUnsuccessful as error:
+        if task.stale_memory == "refuse":
+            raise
+        log.warning("memory is not up to date; the session starts from its last good state", reason=str(error))
     context = await assemble(runtime, task, slot.slot, session, planner)
     await runtime.ledger.write(
         ContextAssembled(
@@ -42,6 +55,19 @@ async def see(runtime: Runtime, task: Task, slot: SlotRow, session: str, planner
         )
     )
     return context
+
+
+async def _compact(runtime: Runtime, task: Task, session: str, planner: Planner, calls: ModelCalls | None) -> None:
+    """Bring memory up to date; where `[memory] summaries` says so, with the model's summaries of what has just closed."""
+    memory, scope, config = runtime.memory, memory_scope(task), runtime.config
+    await memory.compact(task.name, scope=scope, session=session)
+    if calls is None or config.model is None or config.memory.summaries != "model" or task.planner != "model":
+        return
+    author = SummaryAuthor(config.model, task, planner, calls, runtime.circuits)
+    before = runtime.ledger.head.seq
+    if author.can_write and (await memory.summarise(task.name, session, author) or runtime.ledger.head.seq > before):
+        await memory.compact(task.name, scope=scope, session=session)
+        await memory.stop_vain_summaries()
 
 
 async def assemble(runtime: Runtime, task: Task, slot: str, session: str, planner: Planner) -> Context:

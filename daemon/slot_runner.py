@@ -15,6 +15,7 @@ from perdure.daemon.resumption import chain, goes_on
 from perdure.daemon.session import Session
 from perdure.daemon.workspace import STOP_FILE
 from perdure.errors import PerdureError
+from perdure.memory.passes import stopped
 from perdure.state import projections
 from perdure.state.events import Draft, SlotClosed, SlotOutcome
 from perdure.state.ledger import LedgerRefused, LedgerUnwritable
@@ -148,6 +149,12 @@ class SlotRunner:
         waiting = [row for row in projections.escalations(reader, open_only=True, task=task.name) if row.parks]
         if waiting and task.while_parked == "hold":
             return "held", f"waits for the answer to {waiting[0].escalation}"
+        halted = stopped(reader) if task.stale_memory == "refuse" else None
+        if halted is not None:
+            return (
+                "refused",
+                f"memory is no longer compacted since #{halted.seq} ({halted.body['reason']}): perdure memory resume",
+            )
         over = self.runtime.caps.used_up(task.name) if task.planner == "model" else None
         if over is not None:
             return "refused", f"budgets: {over}"

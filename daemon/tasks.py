@@ -80,6 +80,7 @@ class Task:
     tools: tuple[str, ...]
     bounds: Bounds
     memory: Literal["task", "workspace"]
+    stale_memory: Literal["refuse", "use"]
     retries: int
     while_parked: Literal["hold", "run"]
     postconditions: tuple[Postcondition, ...]
@@ -169,6 +170,7 @@ def read_task(
         tools=head.tools or tuple(dict.fromkeys(step.do for step in steps)),
         bounds=head.bounds,
         memory=head.memory,
+        stale_memory=head.stale_memory,
         retries=head.retries,
         while_parked=head.while_parked,
         postconditions=tuple(entry.postcondition() for entry in head.postconditions),

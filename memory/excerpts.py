@@ -37,6 +37,11 @@ def one_line(text: str, length_max: int) -> str:
     return f"{text[:head]} …[{full:,} characters in all]… {text[-tail:]}"
 
 
+def hides(text: str) -> bool:
+    """Whether a text of several lines has characters that hide or reorder what stands there."""
+    return _HIDDEN.search(text) is not None
+
+
 def _folded(lines: Iterable[str]) -> Iterator[str]:
     """Lines that repeat one another become one with a count."""
     for line, repeated in groupby(lines):

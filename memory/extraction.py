@@ -3,40 +3,21 @@ result depends on nothing but the ledger up to that event, so that memory can al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from perdure.memory import tokens
 from perdure.memory.excerpts import RESULT_MAX, WORDS_MAX, call, one_line, shown
 from perdure.memory.facts import VALUE_MAX
 from perdure.memory.store import Claim, Pin, Record, Speaker
+from perdure.state.escalations import escalation as question
 from perdure.state.events import JSON, Event
+from perdure.state.reading import LedgerReader
 
 # What these built-in tools return is Perdure's own words; what any other returns may be anybody's.
 OWN_WORDS = frozenset({"write_file", "append_file", "move_file", "delete_file", "notify", "remember", "undo"})
 RECALLING = frozenset({"recall"})  # what was recalled is never remembered again
-
-
-class Events(Protocol):
-    """What memory needs of the ledger's reader."""
-
-    def events(
-        self,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        types: Any = None,
-        session: str | None = None,
-        task: str | None = None,
-        action: str | None = None,
-        newest_first: bool = False,
-        limit: int | None = None,
-    ) -> Iterable[Event]: ...
-
-    def payload(self, seq: int) -> JSON: ...
-
-    def erased(self, seq: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +50,62 @@ class SessionEnded:
     at: int
 
 
-Change: TypeAlias = Record | Claim | Pin | Unpinned | Forgotten | Erased | SessionEnded
+@dataclass(frozen=True, slots=True)
+class Zoned:
+    """The days, weeks and months of a task are those of this zone from now on."""
+
+    task: str
+    zone: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summarised:
+    """A model's summary, kept in the ledger, takes the place of the extractive one. `text` None: it was erased."""
+
+    summary: str
+    session: str
+    seq: int
+    text: str | None
+    covers: tuple[str, ...]
+    untrusted: bool
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSummarised:
+    """The extractive summary stays. `session` is where a model was asked in vain; None: no call was made."""
+
+    summary: str
+    session: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStopped:
+    """No model is asked for summaries any more, or (`stopped` False) a person lets it go on."""
+
+    stopped: bool
+
+
+Change: TypeAlias = (
+    Record
+    | Claim
+    | Pin
+    | Unpinned
+    | Forgotten
+    | Erased
+    | SessionEnded
+    | Zoned
+    | Summarised
+    | NotSummarised
+    | ModelStopped
+)
 
 
 class Extraction:
     """Reads events in their order and says what each changes in memory."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: LedgerReader) -> None:
         self._events = events
         self._dry: dict[str, bool] = {}
         self._handlers: Mapping[str, Callable[[Event], list[Change]]] = {
@@ -93,6 +123,15 @@ class Extraction:
             "memory.corrected": self._corrected,
             "memory.forgotten": lambda event: [Forgotten(event.body["record"])],
             "payload.erased": lambda event: [Erased(int(event.body["erased"]))],
+            "task.loaded": lambda event: [
+                Zoned(str(event.body["task"]), str(event.body.get("timezone") or "UTC"), event.at)
+            ],
+            "summary.made": self._summarised,
+            "summary.refused": lambda event: [
+                NotSummarised(str(event.body["summary"]), event.body["session"] if event.body.get("call") else None)
+            ],
+            "compaction.stopped": lambda event: [ModelStopped(True)] if event.body["what"] == "model-summaries" else [],
+            "compaction.resumed": lambda _: [ModelStopped(False)],
         }
 
     @property
@@ -291,6 +330,20 @@ class Extraction:
             claim,
         ]
 
+    # -- summaries ------------------------------------------------------------------------------------------------------
+
+    def _summarised(self, event: Event) -> list[Change]:
+        payload = self._payload(event) or {}
+        text = payload.get("text")
+        return [
+            Summarised(
+                summary=str(event.body["summary"]), session=str(event.body["session"]), seq=event.seq,
+                text=text if isinstance(text, str) else None,
+                covers=tuple(str(record) for record in _list(payload.get("covers", []))),
+                untrusted=bool(event.body["untrusted"]), model=str(event.body["model"]),
+            )
+        ]  # fmt: skip
+
     # -- shared -------------------------------------------------------------------------------------------------------
 
     def _record(
@@ -329,14 +382,8 @@ class Extraction:
 
     def _question(self, escalation: str) -> tuple[Event | None, str]:
         """The event that opened the question, and the action it is about."""
-        opened = next(
-            (
-                e
-                for e in self._events.events(types=["escalation.opened"], newest_first=True)
-                if e.body["escalation"] == escalation
-            ),
-            None,
-        )
+        row = question(self._events, escalation)
+        opened = None if row is None else self._events.event(row.seq)
         if opened is None:
             return None, f"question {escalation}"
         _, proposal = self._proposal(str(opened.body["action"]))

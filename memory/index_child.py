@@ -32,8 +32,8 @@ IDLE_SECONDS = 120.0
 
 
 class ChildFailed(PerdureError):
-    """The child refused, died, or did not answer in time; what it was asked can be asked again. `kind` names the child's
-    own exception, where it raised one."""
+    """The child refused, died, or did not answer in time (`kind` TimeoutError); what it was asked can be asked again. `kind`
+    names the child's own exception, where it raised one."""
 
     def __init__(self, operation: str, object: str, cause: str, hint: str, kind: str = "") -> None:
         super().__init__(operation, object, cause, hint)
@@ -82,7 +82,8 @@ class IndexChild:
             header, data = answer.result(seconds_max)
         except FutureTimeout as error:
             self._waiting.pop(number, None)
-            raise _failed(do, f"the index process did not answer within {seconds_max:g} s") from error
+            cause = f"the index process did not answer within {seconds_max:g} s"
+            raise _failed(do, cause, TimeoutError.__name__) from error
         if not header["ok"]:
             raise _failed(do, str(header["error"]), str(header.get("kind", "")))
         return header, data

@@ -126,47 +126,63 @@ class Chroma:
         directory.mkdir(parents=True, exist_ok=True)
         self._identity = identity
         self._client = chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+        self._collections: dict[str, Any] = {}  # looking one up costs two statements of SQL
 
     def names(self) -> list[str]:
         """The collections of this ledger and model; others are dropped."""
-        mine = []
+        self._collections = {}
         for collection in self._client.list_collections():
             if (collection.metadata or {}).get("identity") == self._identity:
-                mine.append(collection.name)
+                self._collections[collection.name] = collection
             else:
                 self._client.delete_collection(collection.name)
-        return mine
+        return list(self._collections)
 
     def do(self, header: dict[str, Any], blob: bytes) -> Message:
-        """One request on one collection."""
+        """One request on one collection, or a query of several."""
         import numpy as np
 
-        collection = self._client.get_or_create_collection(
-            header["collection"],
-            embedding_function=None,
-            metadata={"identity": self._identity},
-            configuration={"hnsw": {"space": "cosine", "sync_threshold": SYNC_THRESHOLD, "ef_search": SEARCH_BREADTH}},
-        )
         ids: list[str] = header.get("ids", [])
         match header["do"]:
             case "ids":
-                return {"ids": collection.get(include=[])["ids"]}, b""
+                return {"ids": self._collection(header).get(include=[])["ids"]}, b""
             case "upsert":
-                collection.upsert(ids=ids, embeddings=np.frombuffer(blob, dtype="<f4").reshape(len(ids), -1))
+                vectors = np.frombuffer(blob, dtype="<f4").reshape(len(ids), -1)
+                self._collection(header).upsert(ids=ids, embeddings=vectors)
             case "delete":
-                collection.delete(ids=ids)
+                self._collection(header).delete(ids=ids)
             case "vectors":
-                found = collection.get(ids=ids, include=["embeddings"])
+                found = self._collection(header).get(ids=ids, include=["embeddings"])
                 return {"ids": found["ids"]}, np.asarray(found["embeddings"], dtype="<f4").tobytes()
             case "query":
-                count = min(int(header["limit"]), collection.count())
-                if count == 0:
-                    return {"ids": []}, b""
                 vector = np.frombuffer(blob, dtype="<f4").reshape(1, -1)
-                return {"ids": collection.query(query_embeddings=vector, n_results=count, include=[])["ids"][0]}, b""
+                asked = [self._collections[name] for name in header["collections"] if name in self._collections]
+                limit = int(header["limit"])
+                return {"ids": [id for each in asked for id in _nearest(each, vector, limit)]}, b""
             case unknown:
                 raise ValueError(f"unknown request {unknown}")
         return {}, b""
+
+    def _collection(self, header: dict[str, Any]) -> Any:
+        name = header["collection"]
+        if name not in self._collections:
+            self._collections[name] = self._client.get_or_create_collection(
+                name,
+                embedding_function=None,
+                metadata={"identity": self._identity},
+                configuration={
+                    "hnsw": {"space": "cosine", "sync_threshold": SYNC_THRESHOLD, "ef_search": SEARCH_BREADTH}
+                },
+            )
+        return self._collections[name]
+
+
+def _nearest(collection: Any, vector: Any, limit: int) -> list[str]:
+    count = min(limit, collection.count())
+    if count == 0:
+        return []
+    ids: list[str] = collection.query(query_embeddings=vector, n_results=count, include=[])["ids"][0]
+    return ids
 
 
 def main(arguments: list[str]) -> int:

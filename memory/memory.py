@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from perdure.errors import PerdureError
-from perdure.memory import assembly
-from perdure.memory.compaction import Compaction, CompactionUnsuccessful
+from perdure.memory import assembly, passes
+from perdure.memory.authoring import Author, Brief, brief, fits, judged, refused
+from perdure.memory.catalogue import Catalogue, Rows
+from perdure.memory.compaction import MODEL_STOPPED, VAIN, Compaction, CompactionUnsuccessful
 from perdure.memory.context import Context, ContextRequest
 from perdure.memory.embedding import Vectors
 from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
-from perdure.memory.recall import CANDIDATES, ExactVectors, Found, Weights, query_terms, search
-from perdure.memory.store import WORKSPACE, MemoryDamaged, Receipt, Store
+from perdure.memory.recall import CANDIDATES, Found, Weights, search
+from perdure.memory.store import MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
-from perdure.state.events import CompactionFailed, CompactionFinished
+from perdure.memory.summaries import PERIODS
+from perdure.memory.words import query_terms
+from perdure.state.events import CompactionFailed, CompactionFinished, CompactionStopped, SummaryMade, SummaryRefused
 from perdure.state.ledger import Ledger, LedgerReader
 
 Embedding = Literal["minilm", "none"]
@@ -57,14 +61,16 @@ class Memory:
         now: Callable[[], int],
         alarm: Callable[[str, str], None],
         worker: ThreadPoolExecutor,
+        keep_us: int | None = None,
     ) -> None:
         self._ledger = ledger
         self._ledger_path = ledger_path
         self._now = now
         self._alarm = alarm
         self._worker = worker
-        self._exact = ExactVectors()
+        self._keep_us = keep_us
         self._store: Store
+        self._catalogue: Catalogue
         self._reader: LedgerReader
         self._index: VectorIndex | None = None
         self._compacting = asyncio.Lock()
@@ -81,15 +87,16 @@ class Memory:
         embedding: Embedding = "minilm",
         alarm: Callable[[str, str], None] | None = None,
         index_idle_seconds: float = 120.0,
+        keep_us: int | None = None,
     ) -> Memory:
         """Open memory.db and the index under `state_dir`, made again from the ledger where they are missing or damaged.
 
-        `alarm(code, words)` is called from any thread when a person must know. Raises PerdureError where memory.db is of a
-        newer Perdure.
+        `alarm(code, words)` is called from any thread when a person must know. The text of what is `keep_us` old leaves
+        memory (None: never). Raises PerdureError where memory.db is of a newer Perdure.
         """
         alarm = alarm or _silent
         worker = ThreadPoolExecutor(1, thread_name_prefix="perdure-memory")
-        memory = cls(ledger, state_dir / "ledger.db", now, alarm, worker)
+        memory = cls(ledger, state_dir / "ledger.db", now, alarm, worker, keep_us)
         try:
             worker.submit(memory._open_store, state_dir / "memory.db").result()
         except BaseException:
@@ -116,36 +123,88 @@ class Memory:
 
     async def compact(self, task: str, *, scope: str, session: str | None = None) -> CompactionFinished:
         """Read what the ledger has gained, and write the receipt into it. Raises CompactionUnsuccessful, after
-        CompactionFailed has been written; memory then stands where the last good compaction left it."""
+        CompactionFailed has been written, and while compaction is stopped; memory then stands where the last good
+        compaction left it."""
         async with self._compacting:
+            if (stop := passes.stopped(self._ledger.reader)) is not None:
+                cause = f"it was stopped at ledger event #{stop.seq}: {stop.body['reason']}"
+                raise CompactionUnsuccessful("compact memory for", task, cause, passes.RESUME)
             try:
                 receipts = await self._in_worker(lambda: self._compact(task, session))
             except Exception as error:
                 reason = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
                 await self._ledger.write(CompactionFailed(session=session, task=task, reason=reason[:2_000]))
+                await self._stop_if_useless()
                 if isinstance(error, CompactionUnsuccessful):
                     raise
                 hint = "Free disk space or run `perdure verify`; memory stands where the last good compaction left it"
                 raise CompactionUnsuccessful("compact memory for", task, reason, hint) from error
-            drafts = [_draft(receipt) for receipt in receipts]
+            drafts = [passes.draft(receipt) for receipt in receipts]
             if drafts:
                 await self._ledger.write(*drafts)
             await self._in_worker(lambda: self._receipts_written(receipts))
+            if any(receipt.ineffective for receipt in receipts):
+                await self._stop_if_useless()
             if self._index is not None:
                 self._index.poke()
-            return (
-                drafts[-1]
-                if drafts
-                else _draft(_nothing_new(task, session, await self._in_worker(lambda: self._store.watermark)))
+            if drafts:
+                return drafts[-1]
+            return passes.nothing_new(task, session, await self._in_worker(lambda: self._store.watermark))
+
+    async def _stop_if_useless(self) -> None:
+        """Stop after two ineffective passes in a row, loudly: more of them would change nothing and cost time or money."""
+        reasons = passes.ineffective_in_a_row(self._ledger.reader)
+        if len(reasons) >= passes.PASSES_MAX:
+            await self._stop("compaction", len(reasons), reasons[0])
+
+    async def _stop(self, what: Literal["compaction", "model-summaries"], count: int, reason: str) -> None:
+        (event,) = await self._ledger.write(CompactionStopped(what=what, passes=count, reason=reason[:2_000]))
+        begun = "memory is no longer compacted" if what == "compaction" else "no model is asked for summaries any more"
+        words = f"{begun} since ledger event #{event.seq}, after {count} passes in a row of no use: {reason}\n{passes.RESUME}"
+        self._alarm(f"{what}-stopped", words)
+
+    # -- summaries by a model -------------------------------------------------------------------------------------------
+
+    async def summarise(self, task: str, session: str, author: Author) -> bool:
+        """Have `author` write what the task's last closed periods come to, check it, and put it, or why it is not kept, into
+        the ledger, whence the next compaction takes it. Each period is asked for once. Returns whether any was kept."""
+        kept = False
+        for asked in await self._in_worker(lambda: self._briefs(task, author.source_tokens_max)):
+            draft: SummaryMade | SummaryRefused
+            if fits(asked):
+                draft = judged(asked, await author.write(asked), session)
+            else:
+                names = f"{len(asked.must_stay)} names and references must stay, too many for {asked.tokens_max} tokens"
+                draft = refused(asked, session, "too-much", names)
+            await self._ledger.write(draft)
+            kept = kept or isinstance(draft, SummaryMade)
+        return kept
+
+    async def stop_vain_summaries(self) -> None:
+        """Stop asking a model whose answers in two sessions in a row were all of no use; after their compaction."""
+        vain, stopped = await self._in_worker(lambda: (self._store.setting(VAIN), self._store.setting(MODEL_STOPPED)))
+        if stopped != "1" and int(vain or 0) >= passes.PASSES_MAX:
+            await self._stop(
+                "model-summaries", int(vain or 0), "no answer of the model passed the checks; see summary.refused"
             )
+
+    def _briefs(self, task: str, source_tokens_max: int) -> list[Brief]:
+        """The newest closed period of each level that nobody was asked about, where there is more than its summary holds."""
+        if self._store.setting(MODEL_STOPPED) == "1":
+            return []
+        compaction = Compaction(self._store, self._reader, self._now)
+        newest = [each for level in ("session", *PERIODS) for each in self._store.summaries(task, level, limit=1)]
+        asked = [
+            brief(summary, compaction.records_of(summary), source_tokens_max)
+            for summary in newest
+            if summary.seq is None and not self._store.attempted(summary.id)
+        ]
+        return [each for each in asked if each is not None]
 
     def _compact(self, task: str, session: str | None) -> list[Receipt]:
         self._check_ledger()
         head = self._reader.head().seq
-        compaction = Compaction(self._store, self._reader, self._now)
-        compaction.run(task, session, head)
-        seen = self._reader.events(after=head, until=head)
-        del seen
+        Compaction(self._store, self._reader, self._now, keep_us=self._keep_us).run(task, session, head)
         self._remember_head()
         self._embed_new()
         written = {
@@ -180,7 +239,7 @@ class Memory:
             self._store.close()
             _remove(path)
             self._store = Store.open(path, identity=self._identity())
-            self._exact.drop()
+            self._catalogue = Catalogue(self._store)
 
     def _remember_head(self) -> None:
         mark = self._store.watermark
@@ -213,7 +272,7 @@ class Memory:
             story=story(self._store, request.scope),
             facts=_by_relevance(held, request.query)[:FACTS_MAX],
             superseded=frozenset(f"r{fact.id[1:]}" for fact in held if fact.standing == "superseded"),
-            recalled=self._search(request.scope, request.query, request.now),
+            recalled=self._search(request.scope, request.query, request.now, int(assembly.REACH * request.budget)),
         )
         return assembly.assemble(request, material)
 
@@ -228,28 +287,45 @@ class Memory:
                 source=" ".join(f"#{seq}" for seq in found.record.sources), speaker=found.record.speaker,
                 untrusted=found.record.untrusted, why=found.why,
             )
-            for found in self._search(scope, query, self._now())[:limit]
+            for found in self._there_still(self._search(scope, query, self._now()))[:limit]
         ]  # fmt: skip
 
-    def _search(self, scope: str, query: str, now: int) -> list[Found]:
+    def _there_still(self, found: Sequence[Found]) -> list[Found]:
+        """Without what a person forgot or erased since the last compaction: a session may be under way."""
+        gone = self._gone()
+        return [each for each in found if each.record.seq not in gone]
+
+    def _gone(self) -> set[int]:
+        """The ledger events whose records are to be removed by the next compaction."""
+        gone: set[int] = set()
+        for event in self._reader.events(after=self._store.watermark, types=("memory.forgotten", "payload.erased")):
+            if event.type == "payload.erased":
+                gone |= {event.body["erased"], *(int(id[1:]) for id in self._store.records_from(event.body["erased"]))}
+            elif (name := str(event.body["record"]))[1:].isdigit():
+                gone.add(int(name[1:]))
+        return gone
+
+    def _search(self, scope: str, query: str, now: int, tokens_max: int | None = None) -> list[Found]:
+        self._catalogue.refresh()
         vector = self._query_vector(query)
-        candidates: list[str] = []
-        if vector is not None and self._index is not None:
-            tasks = self._store.tasks_with_vectors() if scope == WORKSPACE else [scope, ""]
-            nearest = self._index.candidates(
-                [task for task in tasks if task in self._store.tasks_with_vectors()], vector, CANDIDATES
-            )
-            if nearest is None:
-                candidates = self._exact.nearest(self._store, scope, vector, CANDIDATES)
-            else:
-                candidates = nearest
-                self._exact.drop()
-        return search(self._store, scope, query, vector=vector, candidates=candidates, now=now, weights=self.weights)
+        candidates = self._catalogue.rows([]) if vector is None else self._candidates(scope, vector)
+        return search(
+            self._catalogue, scope, query, vector=vector, candidates=candidates, now=now, tokens_max=tokens_max,
+            weights=self.weights,
+        )  # fmt: skip
+
+    def _candidates(self, scope: str, vector: Vectors) -> Rows:
+        """What the index finds near, or, while it is not ready or slow, the vectors in memory."""
+        index = self._index
+        found = None if index is None else index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES)
+        if found is not None:
+            return self._catalogue.rows(found)
+        return self._catalogue.nearest(vector, self._catalogue.visible(scope), CANDIDATES)
 
     def _query_vector(self, query: str) -> Vectors | None:
         if self._index is None or self._index.embedding_failure is not None or not query.strip():
             return None
-        if self._store.count("vectors") == 0:
+        if not self._catalogue.vectors:
             return None
         vectors = self._index.embed([query], urgent=True, seconds_max=QUERY_SECONDS_MAX)
         return None if vectors is None else vectors[0]
@@ -266,7 +342,8 @@ class Memory:
         return await self._in_worker(lambda: self._facts(scope, subject, attribute, current, limit))
 
     def _facts(self, scope: str, subject: str | None, attribute: str | None, current: bool, limit: int) -> list[Fact]:
-        facts = settle(self._store.claims(scope, subject, attribute))
+        gone = self._gone()
+        facts = settle(claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in gone)
         return [fact for fact in reversed(facts) if not current or fact.standing != "superseded"][:limit]
 
     # -- the index --------------------------------------------------------------------------------------------------------
@@ -298,6 +375,7 @@ class Memory:
                 f"memory.db was put aside as {kept.name} and is made again from the ledger: {damage.cause}",
             )
             self._store = Store.open(path, identity=self._identity())
+        self._catalogue = Catalogue(self._store)
 
     def _identity(self) -> str:
         first = next(iter(self._reader.events(limit=1)), None)
@@ -324,21 +402,6 @@ def _by_relevance(facts: Sequence[Fact], query: str) -> list[Fact]:
         return (-shared, 0 if fact.speaker == "person" else 1, -fact.valid_from, fact.id)
 
     return sorted((fact for fact in facts if fact.standing != "superseded"), key=rank)
-
-
-def _draft(receipt: Receipt) -> CompactionFinished:
-    return CompactionFinished(
-        session=receipt.session, task=receipt.task, after=receipt.after, until=receipt.until, events=receipt.events,
-        records=receipt.records, facts=receipt.facts, summaries=receipt.summaries, tokens_before=receipt.tokens_before,
-        tokens_after=receipt.tokens_after, duration_us=receipt.duration_us,
-    )  # fmt: skip
-
-
-def _nothing_new(task: str, session: str | None, mark: int) -> Receipt:
-    return Receipt(
-        task=task, session=session, after=mark, until=mark, events=0, records=0, facts=0, summaries=0, tokens_before=0,
-        tokens_after=0, duration_us=0,
-    )  # fmt: skip
 
 
 def _remove(path: Path) -> None:

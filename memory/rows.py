@@ -14,7 +14,7 @@ WORKSPACE = "workspace"  # the scope that reads what every task remembers
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One thing that happened, as memory tells it. `sources` are the ledger events it was made from, `untrusted` says that
-    a tool's words are in it. `task` None: it concerns every task."""
+    a tool's words are in it. `task` None: it concerns every task. `cold`: its text has left memory; the ledger has it."""
 
     id: str
     seq: int
@@ -27,6 +27,7 @@ class Record:
     text: str
     tokens: int
     sources: tuple[int, ...]
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,8 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What happened in one closed period (`start` to `end`, microseconds UTC), made from the raw records `covers`."""
+    """What happened in one closed period (`start` to `end`, microseconds UTC), made from the raw records `covers`. `seq` is
+    the ledger event that holds a model's text; None: no model made it."""
 
     id: str
     task: str
@@ -67,11 +69,12 @@ class Summary:
     covers: tuple[str, ...]
     untrusted: bool
     made_by: str
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """One compaction: ledger events after `after` up to `until`. `written` once the ledger holds it."""
+    """One compaction: ledger events after `after` up to `until`. `detail` is a line of JSON for each summary it made."""
 
     task: str
     session: str | None
@@ -84,6 +87,10 @@ class Receipt:
     tokens_before: int
     tokens_after: int
     duration_us: int
+    left_out: int
+    ineffective: int
+    model_stopped: int
+    detail: str
 
 
 def fact_key(subject: str, attribute: str) -> str:

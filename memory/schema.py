@@ -10,7 +10,7 @@ from sqlite_utils import Database, Migrations
 
 from perdure.errors import PerdureError
 
-CONTENT_VERSION = "2"  # raised when the same events give other records: memory is then made again from the ledger
+CONTENT_VERSION = "3"  # raised when the same events give other records: memory is then made again from the ledger
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 
@@ -80,3 +80,27 @@ def m002_places(database: Database) -> None:
     """Where in its session a record stands, so that its neighbours are found by number."""
     database.execute("ALTER TABLE records ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
     database.execute("CREATE INDEX records_place ON records (session, place)")
+
+
+@migrations()
+def m003_cold(database: Database) -> None:
+    """Records whose text has left memory, the zones of tasks, tombstones, model's summaries, and fuller receipts."""
+    for statement in (
+        "ALTER TABLE records ADD COLUMN cold INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX records_warm ON records (at) WHERE NOT cold",
+        "DROP TRIGGER records_removed",
+        # A cold record's words are no longer in the full-text index: taking them out again would damage it.
+        "CREATE TRIGGER records_removed AFTER DELETE ON records WHEN NOT old.cold BEGIN"
+        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text); END",
+        "CREATE TRIGGER records_cooled AFTER UPDATE OF cold ON records WHEN new.cold AND NOT old.cold BEGIN"
+        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text); END",
+        "ALTER TABLE summaries ADD COLUMN seq INTEGER",
+        "CREATE TABLE attempts (summary TEXT PRIMARY KEY) WITHOUT ROWID",
+        "CREATE TABLE forgotten (record TEXT PRIMARY KEY) WITHOUT ROWID",
+        "CREATE TABLE zones (task TEXT PRIMARY KEY, zone TEXT NOT NULL) WITHOUT ROWID",
+        "ALTER TABLE receipts ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE receipts ADD COLUMN ineffective INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE receipts ADD COLUMN model_stopped INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE receipts ADD COLUMN detail TEXT NOT NULL DEFAULT '[]'",
+    ):
+        database.execute(statement)

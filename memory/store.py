@@ -8,36 +8,36 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import numpy as np
 
 from perdure.errors import PerdureError
-from perdure.memory.embedding import DIMENSIONS, Vectors
+from perdure.memory.embedding import Vectors
+from perdure.memory.pass_rows import PassRows
 from perdure.memory.rows import WORKSPACE, Claim, Pin, Receipt, Record, Speaker, Summary, fact_key
-from perdure.memory.schema import CONTENT_VERSION, TOKENIZER, migrate, scope_word
+from perdure.memory.schema import CONTENT_VERSION, migrate, scope_word
+from perdure.memory.summary_rows import SummaryRows
 
 __all__ = ["WORKSPACE", "Claim", "MemoryDamaged", "Pin", "Receipt", "Record", "Speaker", "Store", "Summary", "fact_key"]
 
 ROWS_AT_ONCE = 500  # below SQLite's limit of variables in one statement
+
+T = TypeVar("T")
 
 
 class MemoryDamaged(PerdureError):
     """memory.db cannot be read; it is derived, so it is put aside and made again from the ledger."""
 
 
-class Store:
+class Store(SummaryRows, PassRows):
     """One connection to memory.db, used by one thread. Every write happens inside `transaction()`."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
-        connection.execute(f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.query USING fts5(text, tokenize='{TOKENIZER}')")
-        connection.execute(
-            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.query_words USING fts5vocab('temp', 'query', 'instance')"
-        )
-        self.vectors_version = 0  # changes whenever vectors were removed: caches of them are then stale
+        self._removed_rows: list[int] | None = []  # None: nobody knows
 
     @classmethod
     def open(cls, path: Path, *, identity: str) -> Store:
@@ -47,6 +47,9 @@ class Store:
         """
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
+            connection.execute(
+                "PRAGMA auto_vacuum=INCREMENTAL"
+            )  # of a new file; VACUUM would renumber rows under the words
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA busy_timeout=5000")
@@ -95,40 +98,10 @@ class Store:
             yield
         except BaseException:
             self._db.execute("ROLLBACK")
+            if self._removed_rows:
+                self._removed_rows = None
             raise
         self._db.execute("COMMIT")
-
-    # -- settings and receipts ----------------------------------------------------------------------------------------
-
-    def setting(self, key: str) -> str | None:
-        """A small value kept beside the records, or None."""
-        row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def set_setting(self, key: str, value: str) -> None:
-        """Keep a small value."""
-        self._db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, value))
-
-    @property
-    def watermark(self) -> int:
-        """The last ledger event that memory has read."""
-        return int(self.setting("watermark") or 0)
-
-    def add_receipt(self, receipt: Receipt) -> None:
-        """Keep a receipt until the ledger holds it."""
-        values = [getattr(receipt, name) for name in Receipt.__slots__]
-        marks = ", ".join("?" * len(values))
-        self._db.execute(f"INSERT INTO receipts ({', '.join(Receipt.__slots__)}) VALUES ({marks})", values)
-
-    def unwritten_receipts(self) -> list[Receipt]:
-        """The receipts that the ledger may not hold yet, oldest first."""
-        columns = ", ".join(Receipt.__slots__)
-        rows = self._db.execute(f"SELECT {columns} FROM receipts WHERE NOT written ORDER BY until")
-        return [Receipt(**dict(zip(Receipt.__slots__, row, strict=True))) for row in rows]
-
-    def receipt_written(self, receipt: Receipt) -> None:
-        """The ledger holds it."""
-        self._db.execute("UPDATE receipts SET written = 1 WHERE until = ?", (receipt.until,))
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -151,14 +124,24 @@ class Store:
 
     def remove_records(self, ids: Iterable[str]) -> None:
         """Take records out, with their words and vectors; the vector index is told through `removed`."""
-        self.vectors_version += 1
         for id in ids:
-            scopes = self._db.execute("SELECT task FROM records WHERE id = ?", (id,)).fetchall()
-            for (task,) in scopes:
+            rows = self._db.execute("SELECT rowid, task FROM records WHERE id = ?", (id,)).fetchall()
+            for row, task in rows:
+                if self._removed_rows is not None:
+                    self._removed_rows.append(int(row))
                 self._db.execute("INSERT OR REPLACE INTO removed (record, scope) VALUES (?, ?)", (id, task or ""))
             self._db.execute("DELETE FROM records WHERE id = ?", (id,))
             self._db.execute("DELETE FROM vectors WHERE record = ?", (id,))
             self._db.execute("DELETE FROM sources WHERE record = ?", (id,))
+
+    def take_removed_rows(self) -> list[int] | None:
+        """The row numbers of the records removed since the last call, or None where a rollback made them unknown."""
+        removed, self._removed_rows = self._removed_rows, []
+        return removed
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """What recall asks (catalogue.py, words.py)."""
+        return self._db.execute(sql, values)
 
     def records(self, ids: Sequence[str]) -> dict[str, Record]:
         """The records with these ids; those that are not there are left out."""
@@ -185,58 +168,47 @@ class Store:
         rows = self._db.execute(f"SELECT DISTINCT task FROM records WHERE {where} ORDER BY task", (start, end))
         return [str(row[0]) for row in rows]
 
+    def cool(self, before: int, limit: int) -> int:
+        """Let the text, words and vector of up to `limit` records from before this moment go, oldest first; what people said
+        and what facts stand on stays. Returns how many."""
+        where = "NOT cold AND at < ? AND speaker <> 'person' AND kind <> 'fact'"
+        sql = f"SELECT rowid, id, coalesce(task, '') FROM records WHERE {where} ORDER BY at, seq LIMIT ?"
+        cooled = self._db.execute(sql, (before, limit)).fetchall()
+        for row, id, task in cooled:
+            if self._removed_rows is not None:
+                self._removed_rows.append(int(row))
+            self._db.execute("INSERT OR REPLACE INTO removed (record, scope) VALUES (?, ?)", (id, task))
+            self._db.execute("UPDATE records SET cold = 1, text = '' WHERE id = ?", (id,))
+            self._db.execute("DELETE FROM vectors WHERE record = ?", (id,))
+        return len(cooled)
+
     def records_from(self, seq: int) -> list[str]:
         """The ids of the records made from ledger event `seq`."""
         return [row[0] for row in self._db.execute("SELECT record FROM sources WHERE seq = ?", (seq,))]
 
-    def places(self, ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-        """Where records stand: their session and the place in it. Records of no session stand nowhere."""
-        found: dict[str, tuple[str, int]] = {}
-        for chunk in _chunks(ids):
+    def records_at(self, rows: Mapping[int, int]) -> dict[int, Record]:
+        """The records with these row numbers, under the name that `rows` gives to each."""
+        found: dict[int, Record] = {}
+        for chunk in _chunks(list(rows)):
             marks = ", ".join("?" * len(chunk))
-            sql = f"SELECT id, session, place FROM records WHERE session IS NOT NULL AND id IN ({marks})"
-            found.update((str(id), (str(session), int(place))) for id, session, place in self._db.execute(sql, chunk))
+            for row in self._db.execute(f"SELECT rowid, {_COLUMNS} FROM records WHERE rowid IN ({marks})", chunk):
+                found[rows[row[0]]] = _record(row[1:])
         return found
 
-    def standing_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Record]:
-        """The records at these places (session, place in it), as far as there are any."""
-        found: dict[tuple[str, int], Record] = {}
-        for start in range(0, len(places), ROWS_AT_ONCE // 2):
-            chunk = places[start : start + ROWS_AT_ONCE // 2]
-            marks = ", ".join(["(?, ?)"] * len(chunk))
-            sql = f"SELECT place, {_COLUMNS} FROM records WHERE (session, place) IN (VALUES {marks})"
-            for row in self._db.execute(sql, [value for place in chunk for value in place]):
-                record = _record(row[1:])
-                found[str(record.session), int(row[0])] = record
-        return found
+    def sizes(self) -> dict[str, Any]:
+        """How much of everything there is, and the last ledger event that was read."""
+        levels = self._db.execute("SELECT level, count(*) FROM summaries GROUP BY level ORDER BY level").fetchall()
+        ((cold,),) = self._db.execute("SELECT count(*) FROM records WHERE cold").fetchall()
+        ((by_model,),) = self._db.execute("SELECT count(*) FROM summaries WHERE seq IS NOT NULL").fetchall()
+        return {
+            "records": self.count(), "cold_records": int(cold), "claims": self.count("claims"), "pins": self.count("pins"),
+            "vectors": self.count("vectors"), "summaries": {str(level): int(number) for level, number in levels},
+            "model_summaries": int(by_model), "read_up_to": self.watermark,
+        }  # fmt: skip
 
     def count(self, table: Literal["records", "claims", "summaries", "vectors", "pins"] = "records") -> int:
         """How many rows a table holds."""
         return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-
-    # -- full-text search -----------------------------------------------------------------------------------------------
-
-    def stems(self, text: str) -> list[str]:
-        """The words of `text` as the full-text index holds them."""
-        self._db.execute("DELETE FROM temp.query")
-        self._db.execute("INSERT INTO temp.query (text) VALUES (?)", (text,))
-        rows = self._db.execute("SELECT term FROM temp.query_words ORDER BY offset")
-        return [str(row[0]) for row in rows]
-
-    def frequencies(self, words: Sequence[str]) -> dict[str, int]:
-        """In how many records each word (as indexed: stemmed, one token) occurs, over all scopes."""
-        marks = ", ".join("?" * len(words))
-        rows = self._db.execute(f"SELECT term, doc FROM vocabulary WHERE term IN ({marks})", list(words))
-        return {str(term): int(documents) for term, documents in rows}
-
-    def matching(self, expression: str, limit: int) -> list[tuple[str, float]]:
-        """Ids and BM25 (higher is better) of the records that match an FTS5 expression, best first, newest of equals first."""
-        rows = self._db.execute(
-            "SELECT id, -hits.rank FROM (SELECT rowid AS hit, rank FROM words WHERE words MATCH ? AND rank MATCH 'bm25(0.0, 1.0)'"
-            " ORDER BY rank LIMIT ?) AS hits JOIN records ON records.rowid = hit ORDER BY hits.rank, seq DESC",
-            (expression, limit),
-        )
-        return [(str(id), float(score)) for id, score in rows]
 
     # -- vectors --------------------------------------------------------------------------------------------------------
 
@@ -250,7 +222,8 @@ class Store:
     def without_vector(self, limit: int) -> list[tuple[str, str]]:
         """Ids and texts of records that have no vector yet, newest first."""
         rows = self._db.execute(
-            "SELECT id, text FROM records WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE record = id) ORDER BY seq DESC LIMIT ?",
+            "SELECT id, text FROM records WHERE NOT cold AND NOT EXISTS (SELECT 1 FROM vectors WHERE record = id)"
+            " ORDER BY seq DESC LIMIT ?",
             (limit,),
         )
         return [(str(id), str(text)) for id, text in rows]
@@ -263,19 +236,6 @@ class Store:
             rows = self._db.execute(f"SELECT record, vector FROM vectors WHERE record IN ({marks})", chunk)
             found.update((str(id), np.frombuffer(blob, dtype="<f4")) for id, blob in rows)
         return found
-
-    def scope_vectors(self, scope: str, after: int = 0) -> tuple[list[str], Vectors, int]:
-        """Every vector that a scope may see and that was kept after row `after`: ids, a matrix, and the last row read."""
-        where, values = ("", []) if scope == WORKSPACE else ("AND (task = ? OR task IS NULL)", [scope])
-        rows = self._db.execute(
-            "SELECT record, vector, vectors.place FROM vectors JOIN records ON id = record"
-            f" WHERE vectors.place > ? {where} ORDER BY vectors.place",
-            [after, *values],
-        ).fetchall()
-        if not rows:
-            return [], np.zeros((0, DIMENSIONS), dtype=np.float32), after
-        matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").reshape(len(rows), DIMENSIONS)
-        return [str(row[0]) for row in rows], matrix, int(rows[-1][2])
 
     def tasks_with_vectors(self) -> list[str]:
         """The tasks (empty string: none) that have vectors."""
@@ -367,80 +327,19 @@ class Store:
         )
         return [Pin(pin=row[0], seq=row[1], at=row[2], task=row[3], text=row[4]) for row in rows]
 
-    # -- summaries --------------------------------------------------------------------------------------------------------
 
-    def put_summary(self, summary: Summary) -> None:
-        """Keep a summary, in place of an earlier one of the same period."""
-        self.remove_summaries([summary.id])
-        self._db.execute(
-            "INSERT INTO summaries (id, task, level, start, end, text, tokens, untrusted, made_by)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                summary.id, summary.task, summary.level, summary.start, summary.end, summary.text, summary.tokens,
-                int(summary.untrusted), summary.made_by,
-            ),
-        )  # fmt: skip
-        self._db.executemany(
-            "INSERT OR IGNORE INTO covers (summary, place, record) VALUES (?, ?, ?)",
-            [(summary.id, place, record) for place, record in enumerate(summary.covers)],
-        )
-
-    def remove_summaries(self, ids: Iterable[str]) -> None:
-        """Take summaries out, with their links."""
-        for id in ids:
-            self._db.execute("DELETE FROM summaries WHERE id = ?", (id,))
-            self._db.execute("DELETE FROM covers WHERE summary = ?", (id,))
-
-    def summaries_of(self, record: str) -> list[Summary]:
-        """The summaries that cover a record."""
-        where = "WHERE id IN (SELECT summary FROM covers WHERE record = ?) ORDER BY start, level"
-        return self._summaries(where, [record])
-
-    def summary(self, id: str) -> Summary | None:
-        """One summary, or None."""
-        found = self._summaries("WHERE id = ?", [id])
-        return found[0] if found else None
-
-    def summaries(self, scope: str, level: str, *, before: int | None = None, limit: int = -1) -> list[Summary]:
-        """The summaries of one level that a scope may see, newest first."""
-        where = ["level = ?"]
-        values: list[Any] = [level]
-        if scope != WORKSPACE:
-            where.append("task = ?")
-            values.append(scope)
-        if before is not None:
-            where.append("end <= ?")
-            values.append(before)
-        return self._summaries(f"WHERE {' AND '.join(where)} ORDER BY start DESC, id DESC LIMIT ?", [*values, limit])
-
-    def _summaries(self, where: str, values: list[Any]) -> list[Summary]:
-        columns = "id, task, level, start, end, text, tokens, untrusted, made_by"
-        rows = self._db.execute(f"SELECT {columns} FROM summaries {where}", values).fetchall()
-        return [
-            Summary(
-                id=row[0], task=row[1], level=row[2], start=row[3], end=row[4], text=row[5], tokens=row[6],
-                untrusted=bool(row[7]), made_by=row[8], covers=self._covers(row[0]),
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    def _covers(self, summary: str) -> tuple[str, ...]:
-        rows = self._db.execute("SELECT record FROM covers WHERE summary = ? ORDER BY place", (summary,))
-        return tuple(str(row[0]) for row in rows)
-
-
-_COLUMNS = "id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources"
+_COLUMNS = "id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, cold"
 _RECORDS = f"SELECT {_COLUMNS} FROM records"
 
 
 def _record(row: Sequence[Any]) -> Record:
     return Record(
         id=row[0], seq=row[1], at=row[2], task=row[3], session=row[4], kind=row[5], speaker=row[6],
-        untrusted=bool(row[7]), text=row[8], tokens=row[9], sources=tuple(int(seq) for seq in row[10].split()),
+        untrusted=bool(row[7]), text=row[8], tokens=row[9], sources=tuple(int(seq) for seq in row[10].split()), cold=bool(row[11]),
     )  # fmt: skip
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+def _chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     for start in range(0, len(ids), ROWS_AT_ONCE):
         yield list(ids[start : start + ROWS_AT_ONCE])
 

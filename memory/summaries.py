@@ -6,10 +6,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from perdure.memory import tokens
 from perdure.memory.excerpts import minute, one_line
@@ -66,8 +68,7 @@ class Extractive:
         used = 0
         covers: list[str] = []
         for members in ranked:
-            line = _line(members)
-            cost = tokens.count(line + "\n")
+            line, cost = _fitting(members, tokens_max)
             if used + cost > tokens_max:
                 continue
             used += cost
@@ -92,42 +93,43 @@ class Extractive:
         return weight + 0.5 * rare
 
 
-def session_summary(
-    session: str, task: str, records: Sequence[Record], end: int, summariser: Summariser
-) -> Summary | None:
-    """What one session did; None where nothing is left to tell."""
-    if not records:
-        return None
-    start = min(record.at for record in records)
-    return _summary(f"session/{session}", task, "session", start, end, records, summariser)
+def session_id(session: str) -> str:
+    """The id of a session's summary."""
+    return f"session/{session}"
 
 
-def period_summary(
-    task: str, level: Level, start: int, end: int, records: Sequence[Record], summariser: Summariser
-) -> Summary | None:
-    """What one task did in a closed period; None where nothing is left to tell."""
-    if not records:
-        return None
-    day = datetime.fromtimestamp(start / 1_000_000, tz=UTC).strftime("%Y-%m-%d")
-    return _summary(f"{level}/{day}/{task}", task, level, start, end, records, summariser)
+def period_id(task: str, level: Level, start: int, zone: str) -> str:
+    """The id of a period's summary: the date on which it began there, as a person would say it."""
+    day = datetime.fromtimestamp(start / 1_000_000, tz=_zone(zone)).strftime("%Y-%m-%d")
+    return f"{level}/{day}/{task}"
 
 
-def _summary(
+def summarised(
     id: str, task: str, level: Level, start: int, end: int, records: Sequence[Record], summariser: Summariser
-) -> Summary:
-    if len(records) > RECORDS_MAX:
-        weighty = sorted(records, key=lambda record: (-WEIGHTS.get(record.kind, 1.0), -record.seq))[:RECORDS_MAX]
-        records = sorted(weighty, key=lambda record: record.seq)
-    draft = summariser.summarise(records, TOKENS_MAX[level])
+) -> Summary | None:
+    """What a closed period's records come to; None where nothing is left to tell."""
+    if not records:
+        return None
+    draft = summariser.summarise(weightiest(records), TOKENS_MAX[level])
     return Summary(
         id=id, task=task, level=level, start=start, end=end, text=draft.text, tokens=tokens.count(draft.text),
         covers=draft.covers, untrusted=draft.untrusted, made_by=summariser.name,
     )  # fmt: skip
 
 
-def period(level: Level, at: int) -> tuple[int, int]:
-    """The period of this level that holds the time `at`, as [start, end) in microseconds UTC. Weeks begin on Monday."""
-    moment = datetime.fromtimestamp(at / 1_000_000, tz=UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def weightiest(records: Sequence[Record]) -> Sequence[Record]:
+    """At most as many records as one summary looks at, in the order of the ledger."""
+    if len(records) <= RECORDS_MAX:
+        return records
+    weighty = sorted(records, key=lambda record: (-WEIGHTS.get(record.kind, 1.0), -record.seq))[:RECORDS_MAX]
+    return sorted(weighty, key=lambda record: record.seq)
+
+
+def period(level: Level, at: int, zone: str = "UTC") -> tuple[int, int]:
+    """The period of this level that holds the time `at`, as [start, end) in microseconds UTC, by the calendar of `zone`.
+    Weeks begin on Monday; a day has 23 or 25 hours where the clocks change."""
+    moment = datetime.fromtimestamp(at / 1_000_000, tz=_zone(zone))
+    moment = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if level == "day":
         end = moment + timedelta(days=1)
     elif level == "week":
@@ -139,11 +141,31 @@ def period(level: Level, at: int) -> tuple[int, int]:
     return int(moment.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
 
 
-def _line(members: Sequence[Record]) -> str:
+@cache
+def _zone(name: str) -> ZoneInfo:
+    """The zone of that name; one that this machine does not know is UTC here."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo("UTC")
+
+
+def _fitting(members: Sequence[Record], tokens_max: int) -> tuple[str, int]:
+    """The line for a group and what it costs, shortened until it fits alone: hostile text has many tokens a character."""
+    length = LINE_MAX
+    while True:
+        line = _line(members, length)
+        cost = tokens.count(line + "\n")
+        if cost <= tokens_max or length < 8:
+            return line, cost
+        length //= 2
+
+
+def _line(members: Sequence[Record], length: int) -> str:
     last = members[-1]
     times = f" ×{len(members)}" if len(members) > 1 else ""
     mark = " (untrusted)" if last.untrusted else ""
-    return f"{minute(last.at)}{times} [{last.id}]{mark} {one_line(last.text, LINE_MAX)}"
+    return f"{minute(last.at)}{times} [{last.id}]{mark} {one_line(last.text, length)}"
 
 
 def _template(record: Record) -> str:
@@ -159,8 +181,3 @@ def _words(text: str) -> set[str]:
 
 def _place(id: str) -> tuple[int, str]:
     return (int(id[1:]) if id[1:].isdigit() else 0, id)
-
-
-def covered(summaries: Iterable[Summary]) -> set[str]:
-    """The records that these summaries tell of."""
-    return {record for summary in summaries for record in summary.covers}

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from perdure.memory import tokens
+from perdure.memory.excerpts import hides
 from perdure.memory.rows import Record
 
 HEADINGS = ("Done", "Failed", "Open")
-MUST_STAY = frozenset(
-    {"question", "failure", "refusal", "answer"}
-)  # records whose names and numbers no summary may drop
+# The kinds of records whose names and numbers no summary may drop.
+MUST_STAY = frozenset({"question", "failure", "refusal", "answer"})
 CANARIES_MAX = 60  # of a period with more, the newest count
 
 # Names that somebody could act on: addresses, paths, file names, versions, long numbers, hexadecimal digests, host-1 and the like.
@@ -20,11 +20,12 @@ _IDENTIFIER = re.compile(
     re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"\[(r\d+)\]")
+_MARK = re.compile(r"\[r\d+\](?: \(untrusted\))?")
 
 
 def identifiers(text: str) -> set[str]:
     """The names and numbers in a text that a summary may neither drop (where they matter) nor invent."""
-    return {found.strip(".-_/").casefold() for found in _IDENTIFIER.findall(_REFERENCE.sub(" ", text))} - {""}
+    return {found.strip(".-_/").casefold() for found in _IDENTIFIER.findall(_MARK.sub(" ", text))} - {""}
 
 
 def canaries(records: Sequence[Record]) -> set[str]:
@@ -33,25 +34,45 @@ def canaries(records: Sequence[Record]) -> set[str]:
     return {name for record in weighty for name in identifiers(record.text)}
 
 
-def violations(text: str, records: Sequence[Record], tokens_max: int) -> list[str]:
-    """Why a model's summary of these records is not kept; empty where it is."""
+def open_matters(records: Sequence[Record]) -> list[str]:
+    """The records of questions to people and of actions whose end nobody knew: a summary names each."""
+    return [
+        record.id
+        for record in records
+        if record.kind == "question" or (record.kind == "failure" and ") unknown" in record.text)
+    ][-CANARIES_MAX:]
+
+
+def violations(text: str, records: Sequence[Record], tokens_max: int, *, shown: str = "") -> list[str]:
+    """Why a model's summary of these records is not kept; empty where it is. `shown` is how they were shown to the model,
+    where that says more than their texts (times)."""
     found: list[str] = []
-    missing = [heading for heading in HEADINGS if not re.search(rf"^#+ {heading}\s*$", text, re.MULTILINE)]
+    lines = [line for line in text.splitlines() if line.strip()]
+    headings = [line.strip() for line in lines if line.lstrip().startswith("#")]
+    missing = [heading for heading in HEADINGS if f"## {heading}" not in headings]
     if missing:
         found.append(f"headings are missing: {', '.join(missing)}")
+    elif headings != [f"## {heading}" for heading in HEADINGS]:
+        found.append(f"other headings, or in another order: {', '.join(headings)[:120]!r}")
+    if lines and not lines[0].startswith("#"):
+        found.append("there is text before the first heading")
+    if hides(text):
+        found.append("there are characters that hide or reorder text")
     source = "\n".join(record.text for record in records)
-    size, limit = tokens.count(text), min(tokens_max, tokens.count(source))
+    size, limit = tokens.count(text), min(tokens_max, tokens.count(source) - 1)
     if size > limit:
         found.append(f"it has {size} tokens, and may have {limit}")
     known = {record.id for record in records}
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if loose := [line for line in lines if not known.intersection(_REFERENCE.findall(line))]:
+    told = [line for line in lines if not line.lstrip().startswith("#")]
+    if loose := [line for line in told if not known.intersection(_REFERENCE.findall(line))]:
         found.append(f"{len(loose)} lines name no record, the first: {loose[0][:80]!r}")
     if foreign := sorted(set(_REFERENCE.findall(text)) - known):
         found.append(f"records named that it was not given: {', '.join(foreign[:5])}")
     named = identifiers(text)
-    if invented := sorted(named - identifiers(source)):
+    if invented := sorted(named - identifiers(f"{source}\n{shown}")):
         found.append(f"names and numbers that the source does not have: {', '.join(invented[:5])}")
     if lost := sorted(canaries(records) - named):
         found.append(f"names and numbers of failed, open or answered matters are lost: {', '.join(lost[:5])}")
+    if open_lost := [id for id in open_matters(records) if f"[{id}]" not in text]:
+        found.append(f"open matters are lost: {', '.join(open_lost[:5])}")
     return found

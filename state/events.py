@@ -103,12 +103,14 @@ class ConfigurationRejected(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLoaded(Draft):
-    """A task as it is now in force; the payload is the file's text. `schedule` is the schedule's canonical JSON text."""
+    """A task as it is now in force; the payload is the file's text. `schedule` is the schedule's canonical JSON text;
+    `timezone` is the zone whose days, weeks and months its memory tells of (absent: UTC)."""
 
     type: ClassVar[str] = "task.loaded"
     task: str
     digest: str
     schedule: str | None = None
+    timezone: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,10 @@ class SessionClosed(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionFinished(Draft):
-    """Memory's receipt: ledger events `after`..`until` became so many records, facts and summaries."""
+    """Memory's receipt: ledger events `after`..`until` became so many records, facts and summaries. `tokens_before` is what
+    the summaries were made from and `tokens_after` what they have; `left_out` records are in no line of theirs. The payload
+    is `{"summaries": [{"summary", "records", "left_out", "tokens_before", "tokens_after", "made_by"}]}`. An `ineffective`
+    pass made nothing smaller; `model_stopped` says that no model is asked for summaries until a person lets it go on."""
 
     type: ClassVar[str] = "compaction.finished"
     session: str | None = None
@@ -242,6 +247,9 @@ class CompactionFinished(Draft):
     tokens_before: int
     tokens_after: int
     duration_us: int
+    left_out: int | None = None
+    ineffective: bool | None = None
+    model_stopped: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +258,52 @@ class CompactionFailed(Draft):
     session: str | None = None
     task: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionStopped(Draft):
+    """So many passes in a row were ineffective: no more of them until a person lets it go on. `what` is `compaction`, or
+    `model-summaries` where only the model's answers were of no use."""
+
+    type: ClassVar[str] = "compaction.stopped"
+    what: Literal["compaction", "model-summaries"]
+    passes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionResumed(Draft):
+    type: ClassVar[str] = "compaction.resumed"
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryMade(Draft):
+    """A model's summary of a closed period (`start` to `end`, microseconds UTC) that passed every check; it takes the place of
+    the extractive one. The payload is `{"text": …, "covers": [record…]}`: what it was made from, all of it."""
+
+    type: ClassVar[str] = "summary.made"
+    session: str
+    task: str
+    summary: str
+    call: str
+    model: str
+    tokens_before: int
+    tokens_after: int
+    untrusted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRefused(Draft):
+    """The extractive summary of this period stays: `reason` is budget (no call was made), too-much (what must stay does not fit;
+    no call), provider, unusable (no text), or checks. The payload is `{"why": […]}`, in words."""
+
+    type: ClassVar[str] = "summary.refused"
+    session: str
+    task: str
+    summary: str
+    reason: Literal["budget", "too-much", "provider", "unusable", "checks"]
+    call: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

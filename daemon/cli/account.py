@@ -108,6 +108,7 @@ class _Gathering:
         self.account: Part = {
             "session": session,
             "compactions": [],
+            "model_summaries": [],
             "contexts": [],
             "steps": self.steps,
             "postconditions": [],
@@ -193,7 +194,18 @@ class _Gathering:
             "tokens_after",
             "duration_us",
         )
-        self.account["compactions"].append({"ok": True, **{key: body[key] for key in keys}, "seq": event.seq})
+        left_out = body.get("left_out")
+        part = {"ok": True, **{key: body[key] for key in keys}, "left_out": left_out, "seq": event.seq}
+        self.account["compactions"].append(part | {"ineffective": bool(body.get("ineffective"))})
+
+    def _summary_made(self, event: Event, body: Mapping[str, Any]) -> None:
+        keys = ("summary", "model", "tokens_before", "tokens_after", "untrusted")
+        self.account["model_summaries"].append({"kept": True, **{key: body[key] for key in keys}, "seq": event.seq})
+
+    def _summary_refused(self, event: Event, body: Mapping[str, Any]) -> None:
+        payload, _ = self._payload(event.seq)
+        part = {"kept": False, "summary": body["summary"], "reason": body["reason"], "why": payload.get("why") or []}
+        self.account["model_summaries"].append(part | {"seq": event.seq})
 
     def _compaction_failed(self, event: Event, body: Mapping[str, Any]) -> None:
         self.account["compactions"].append({"ok": False, "reason": body["reason"], "seq": event.seq})

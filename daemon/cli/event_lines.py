@@ -156,10 +156,22 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     "session.opened": lambda b: line("session opened", f", resumes {short(b['resumes'])}" if b.get("resumes") else ""),
     "session.closed": _session_closed,
     "compaction.finished": lambda b: line(
-        f"compacted {count(b['events'], 'event')}: {b['tokens_before']:,} → {b['tokens_after']:,} tokens",
+        f"compacted {count(b['events'], 'event')}; summaries: {b['tokens_before']:,} → {b['tokens_after']:,} tokens",
+        (" INEFFECTIVE" if b.get("ineffective") else "", "bad"),
         (f" in {duration(b['duration_us'])}", "faint"),
     ),
     "compaction.failed": lambda b: line(("compaction failed", "bad"), f": {b['reason']}"),
+    "compaction.stopped": lambda b: line(
+        ("compaction stopped" if b["what"] == "compaction" else "model summaries stopped", "bad"),
+        f" after {count(b['passes'], 'pass', 'passes')} of no use: {b['reason']}",
+    ),
+    "compaction.resumed": lambda b: line(("compaction goes on", "good"), f", by {who(b['uid'])}"),
+    "summary.made": lambda b: line(
+        f"{b['model']} summarised {b['summary']}: {b['tokens_before']:,} → {b['tokens_after']:,} tokens"
+    ),
+    "summary.refused": lambda b: line(
+        ("no model's summary", "warn"), f" of {b['summary']}: {b['reason']}; the extractive one stays"
+    ),
     "context.assembled": lambda b: line(f"context of {b['tokens']:,} of {b['budget']:,} tokens"),
     "model.requested": lambda b: line(
         f"asked {b['model']} to {b['purpose']}, reserved {b['reserved_tokens']:,} tokens"

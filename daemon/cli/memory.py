@@ -1,4 +1,4 @@
-"""`perdure memory`: search, why, facts, pins; pin, unpin, correct, forget.
+"""`perdure memory`: search, why, facts, pins, stats; pin, unpin, correct, forget, resume.
 
 Looking reads memory.db beside a running daemon; changing goes into the ledger, from which memory follows.
 """
@@ -13,19 +13,19 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from perdure.daemon.cli.event_lines import event_line
+from perdure.daemon.cli import memory_sources
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.page_parts import who
 from perdure.daemon.cli.terminal import exact, harmless, line, one_line
-from perdure.daemon.cli.words import count, from_now, full_moment, iso, short
+from perdure.daemon.cli.words import count, from_now, iso, short, size
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from perdure.memory.store import Record, Store, Summary
+    from pathlib import Path
 
-COVERED_SHOWN = 20
+    from perdure.memory.store import Store
 
 
 @click.group()
@@ -77,20 +77,28 @@ def _scope(task: str | None) -> str:
 @with_invocation
 def search(invocation: Invocation, text: str, task: str | None, limit: int) -> None:
     """Recall records that fit TEXT, by their words (sessions also search by meaning)."""
+    from perdure.memory.catalogue import Catalogue
     from perdure.memory.recall import search as recall
 
     with _store(invocation) as store:
-        found = recall(store, _scope(task), text, vector=None, candidates=(), now=invocation.now())[:limit]
+        catalogue = Catalogue(store)
+        catalogue.refresh()
+        found = recall(catalogue, _scope(task), text, vector=None, candidates=catalogue.rows([]), now=invocation.now())[
+            :limit
+        ]
     if invocation.as_json:
         invocation.emit(
             "recall",
-            {"query": text, "records": [{**_record_json(f.record), "score": f.score, "why": f.why} for f in found]},
+            {
+                "query": text,
+                "records": [{**memory_sources.record_json(f.record), "score": f.score, "why": f.why} for f in found],
+            },
         )
         return
     if not found:
         invocation.say((f"Nothing in memory fits {exact(text)}.", "faint"))
     for hit in found:
-        invocation.out.print(_record_line(invocation, hit.record), soft_wrap=True)
+        invocation.out.print(memory_sources.record_line(invocation, hit.record), soft_wrap=True)
         invocation.say("    ", hit.record.text)
         invocation.say(("    " + hit.why, "faint"))
 
@@ -100,101 +108,51 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
 @with_json
 @with_invocation
 def why(invocation: Invocation, record: str) -> None:
-    """Follow RECORD (or a summary) back to the ledger events that it was made from."""
+    """Follow RECORD, a fact or a summary back to the ledger events that it was made from."""
     with _store(invocation) as store:
-        summary = store.summary(record)
-        records = list(store.records(summary.covers if summary is not None else [record]).values())
-        above = store.summaries_of(record) if summary is None else []
-    if summary is None and not records:
-        raise PerdureError(
-            "find",
-            f"the memory record {record}",
-            "there is none of this id",
-            "`perdure memory search TEXT` and `perdure context show` name them",
-        )
+        sources = memory_sources.find(invocation, store, record)
     if invocation.as_json:
-        value = {
-            "summary": None if summary is None else _summary_json(summary),
-            "records": [_record_json(each) for each in records],
-        }
-        invocation.emit("why", value | {"in_summaries": [each.id for each in above]})
+        invocation.emit("why", memory_sources.sources_json(sources))
         return
-    if summary is not None:
-        _print_summary(invocation, summary)
-    for each in records[:COVERED_SHOWN]:
-        _print_record(invocation, each)
-    if len(records) > COVERED_SHOWN:
-        invocation.say((f"… and {len(records) - COVERED_SHOWN:,} more records (--json lists all)", "faint"))
-    for higher in above:
-        invocation.say(("covered by summary ", "faint"), (higher.id, "id"), (f" ({higher.level})", "faint"))
+    memory_sources.show(invocation, sources)
 
 
-def _print_summary(invocation: Invocation, summary: Summary) -> None:
-    period = f"{full_moment(summary.start, invocation.zone)} to {full_moment(summary.end, invocation.zone)}"
-    invocation.say(
-        ("summary ", "heading"),
-        (summary.id, "id"),
-        f"  {summary.task}, one {summary.level}: {period}, made by {summary.made_by}",
-    )
-    invocation.out.print(Text(harmless(summary.text)), soft_wrap=True)
-    invocation.say((f"made from {count(len(summary.covers), 'record')}:", "heading"))
+@memory.command()
+@with_json
+@with_invocation
+def stats(invocation: Invocation) -> None:
+    """Show what memory holds, how far it has read, and what it takes on disk, also per 1,000 sessions."""
+    from perdure.state import projections
 
-
-def _print_record(invocation: Invocation, record: Record) -> None:
-    invocation.out.print(_record_line(invocation, record), soft_wrap=True)
-    invocation.say("    ", record.text)
-    for seq in record.sources:
-        event = invocation.ledger.event(seq)
-        if event is None:
-            invocation.say((f"    #{seq} is not in the ledger", "bad"))
-            continue
-        shown = event_line(event, now=invocation.now(), zone=invocation.zone)
-        invocation.out.print(Text("    from ", "faint") + shown, soft_wrap=True)
-        if invocation.ledger.erased(seq):
-            invocation.say(("    its payload was erased", "warn"))
-
-
-def _record_line(invocation: Invocation, record: Record) -> Text:
-    words = line(
-        (record.id, "id"),
-        f"  {record.kind}",
-        (f", {from_now(record.at, invocation.now())}", "faint"),
-        f", by {record.speaker}",
-    )
-    words.append_text(line((f", task {record.task}" if record.task else ", for every task", "faint")))
-    if record.untrusted:
-        words.append("  a tool's words: untrusted", "ask")
-    return words
-
-
-def _record_json(record: Record) -> dict[str, Any]:
-    return {
-        "record": record.id,
-        "kind": record.kind,
-        "task": record.task,
-        "session": record.session,
-        "at": iso(record.at),
-        "speaker": record.speaker,
-        "untrusted": record.untrusted,
-        "text": record.text,
-        "tokens": record.tokens,
-        "sources": list(record.sources),
+    with _store(invocation) as store:
+        held: dict[str, Any] = store.sizes()
+    sessions = len(projections.sessions(invocation.ledger))
+    taken = {
+        "memory.db": _bytes(invocation.state_dir, "memory.db*"),
+        "index": _bytes(invocation.state_dir, "index/**/*"),
+        "ledger.db": _bytes(invocation.state_dir, "ledger.db*"),
     }
+    per_1000 = {name: round(size / sessions * 1_000) for name, size in taken.items()} if sessions else None
+    behind = invocation.ledger.head().seq - held.pop("read_up_to")
+    facts = {**held, "events_not_read_yet": behind, "sessions": sessions, "bytes": taken}
+    if invocation.as_json:
+        invocation.emit("memory-stats", {**facts, "bytes_per_1000_sessions": per_1000})
+        return
+    cold = f", {held['cold_records']:,} of them told by the ledger alone" if held["cold_records"] else ""
+    invocation.say(("holds    ", "heading"), f"{count(held['records'], 'record')}{cold}")
+    invocation.say(f"         {held['claims']:,} claims behind facts, {count(held['pins'], 'standing instruction')}")
+    told = ", ".join(f"{number:,} of a {level}" for level, number in held["summaries"].items()) or "none"
+    invocation.say(f"         summaries: {told}; {held['model_summaries']:,} by a model")
+    invocation.say(f"         {held['vectors']:,} vectors; {count(behind, 'event')} of the ledger not read yet")
+    for name, size_now in taken.items():
+        each = f", {size(per_1000[name])} per 1,000 sessions" if per_1000 else ""
+        invocation.say((f"{name:<9}", "heading"), f"{size(size_now)}{each}")
+    invocation.say((f"         {count(sessions, 'session')} so far", "faint"))
 
 
-def _summary_json(summary: Summary) -> dict[str, Any]:
-    return {
-        "summary": summary.id,
-        "task": summary.task,
-        "level": summary.level,
-        "start": iso(summary.start),
-        "end": iso(summary.end),
-        "text": summary.text,
-        "tokens": summary.tokens,
-        "covers": list(summary.covers),
-        "untrusted": summary.untrusted,
-        "made_by": summary.made_by,
-    }
+def _bytes(directory: Path, pattern: str) -> int:
+    """The disk that files take, in bytes."""
+    return sum(path.stat().st_size for path in directory.glob(pattern) if path.is_file())
 
 
 @memory.command()
@@ -321,6 +279,18 @@ def correct(invocation: Invocation, subject: str, attribute: str, value: str, ta
     invocation.say(
         ("Corrected", "good"), f": {attribute} of {subject} is {exact(value)}", (f"  #{result['seq']}", "place")
     )
+
+
+@memory.command()
+@with_json
+@with_invocation
+def resume(invocation: Invocation) -> None:
+    """Let compaction, and asking a model for summaries, go on after two passes of no use stopped them."""
+    result = invocation.perform("memory.resume")
+    if invocation.as_json:
+        invocation.emit("memory-resumed", result)
+        return
+    invocation.say(("Memory goes on", "good"), " with the next session", (f"  #{result['seq']}", "place"))
 
 
 @memory.command()

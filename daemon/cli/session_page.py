@@ -184,6 +184,8 @@ class SessionPage:
         rows = rows_table()
         for compaction in account["compactions"]:
             rows.add_row("compacted", self._compaction(compaction))
+        for summary in account["model_summaries"]:
+            rows.add_row("summary", self._model_summary(summary))
         for context in account["contexts"]:
             rows.add_row("context", self._context_line(context))
             for label, words in context_groups(context, self.cut):
@@ -198,8 +200,20 @@ class SessionPage:
             f"{count(compaction['records'], 'record')}, {count(compaction['facts'], 'fact')}, "
             f"{count(compaction['summaries'], 'summary', 'summaries')}",
             (f"  {compaction['tokens_before']:,} → {compaction['tokens_after']:,} tokens", "faint"),
+            (f", {compaction['left_out']:,} records left out" if compaction["left_out"] else "", "faint"),
+            ("  INEFFECTIVE" if compaction["ineffective"] else "", "bad"),
             (f"  {duration(compaction['duration_us'])}", "faint"),
             *seq_mark(compaction["seq"]),
+        )
+
+    def _model_summary(self, part: Part) -> Text:
+        if part["kept"]:
+            tokens = f"  {part['tokens_before']:,} → {part['tokens_after']:,} tokens"
+            mark = ", of untrusted text too" if part["untrusted"] else ""
+            return line(f"{part['summary']} by {part['model']}{mark}", (tokens, "faint"), *seq_mark(part["seq"]))
+        why = "; ".join(str(each) for each in part["why"])
+        return line(
+            (f"not by the model ({part['reason']})", "warn"), f" {part['summary']}: {why}", *seq_mark(part["seq"])
         )
 
     def _context_line(self, context: Part) -> Text:

@@ -71,6 +71,7 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     questions = projections.escalations(reader, open_only=True)
     sessions = projections.sessions(reader, limit=sessions_max)
     stopped = (invocation.workspace / STOP_FILE).exists()
+    memory = memory_stops(reader)
     broken = daemon.problems
     if invocation.as_json:
         now = invocation.now()
@@ -85,6 +86,7 @@ def status(invocation: Invocation, sessions_max: int) -> None:
                     "stopping": daemon.stopping,
                 },
                 "stop_file": stopped,
+                "memory_stopped": memory,
                 "paused": projections.paused(reader, ""),
                 "broken_edits": broken,
                 "next": [
@@ -112,6 +114,10 @@ def status(invocation: Invocation, sessions_max: int) -> None:
             )
         for row in text.splitlines()[:6]:
             invocation.say("    ", row)
+    for text in memory.values():
+        invocation.say(
+            ("■ memory", "bad"), f": {text}; ", (f"{invocation.command} memory resume", "command"), " lets it go on"
+        )
     _print_firings(invocation, firings)
     invocation.say()
     if questions:
@@ -177,6 +183,19 @@ def broken_edits(reader: LedgerReader) -> dict[str, str]:
         if event.type == "configuration.rejected":
             payload = reader.payload(event.seq)
             return {str(event.body["kind"]): str(payload.get("text", "")) if isinstance(payload, dict) else ""}
+    return {}
+
+
+def memory_stops(reader: LedgerReader) -> dict[str, str]:
+    """What of memory has stopped itself and waits for a person: `compaction`, `model-summaries`."""
+    from perdure.memory.passes import stopped
+
+    if (stop := stopped(reader)) is not None:
+        return {"compaction": f"no longer compacted since #{stop.seq}: {stop.body['reason']}"}
+    types = ("compaction.stopped", "compaction.finished", "compaction.resumed")
+    for event in reader.events(types=types, newest_first=True, limit=1):
+        if event.body.get("model_stopped") or event.type == "compaction.stopped":
+            return {"model-summaries": "no model is asked for summaries any more; its answers were of no use"}
     return {}
 
 

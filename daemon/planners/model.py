@@ -17,6 +17,7 @@ from perdure.daemon.planners.prompt import Prompt, compose, overhead
 from perdure.daemon.tools.model import ToolSpec
 from perdure.errors import PerdureError, Problem
 from perdure.memory import tokens
+from perdure.memory.factors import safe_factor
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ModelPlanner:
         self._circuits = circuits
         self.model: str | None = _who(config)
         learned = [(factors or {}).get(_who(one), 1.0) for one in self._chain]
-        self.factor = min(FACTOR_MAX, max(*(one.factor for one in self._chain), *learned))
+        self.factor = min(FACTOR_MAX, max(*(factor_of(one) for one in self._chain), *learned))
         self._composed: dict[int, tuple[Request, Prompt]] = {}
 
     def overhead(self, tools: Sequence[ToolSpec]) -> int:
@@ -153,6 +154,11 @@ class ModelPlanner:
         self.factor = min(FACTOR_MAX, max(self.factor, usage.input_tokens / prompt.counted * FACTOR_MARGIN))
 
 
+def factor_of(config: ModelConfig) -> float:
+    """What our counts are multiplied with at the least: what the operator says, or else what is safe for the model's family."""
+    return config.factor if config.factor is not None else safe_factor(config.name)
+
+
 def _who(config: ModelConfig) -> str:
     return f"{config.provider}:{config.name}"
 
@@ -189,7 +195,7 @@ def check_model(task: Task, config: Config) -> list[Problem]:
                 "`prices = {input = USD, output = USD}` per million tokens in [model] (0 and 0 if it costs nothing)"
             )
             problems.append(Problem(where, 0, 0, found, expected))
-    needed = tokens.charged(tokens.count(task.instruction), max(one.factor for one in _chain(config.model)))
+    needed = tokens.charged(tokens.count(task.instruction), max(factor_of(one) for one in _chain(config.model)))
     if needed > bounds.context:
         found = f"an instruction of {needed} tokens"
         problems.append(Problem(where, 0, 0, found, f"one that fits the bound on one call, context: {bounds.context}"))

@@ -104,6 +104,13 @@ def overhead(specs: Sequence[ToolSpec], factor: float) -> int:
     return tokens.charged(_frame_tokens(offered(specs)) + texts, factor)
 
 
+def two_texts(system: str, user: str, tools: tuple[OfferedTool, ...], factor: float) -> Prompt:
+    """The prompt of a call that is no step of a session."""
+    prompt = Prompt(system=_clean(system), user=_clean(user), turns=(), rejected=None, tools=tools, tokens=0)
+    counted = _count(prompt)
+    return replace(prompt, tokens=tokens.charged(counted, factor), counted=counted)
+
+
 def compose(view: View, *, factor: float, tokens_max: int) -> Prompt:
     """The prompt for this view, with the session's steps shortened as far as needed to stay within `tokens_max`.
 

@@ -1,0 +1,222 @@
+"""What recall must know of every record, as columns in memory, so that ranking 100,000 of them reads no row: some 50 bytes
+a record, and its vector in 384 bytes more. Kept in step with memory.db; texts and exact vectors stay there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perdure.memory.embedding import DIMENSIONS, Vectors
+from perdure.memory.store import ROWS_AT_ONCE, WORKSPACE, Record, Store
+
+Rows: TypeAlias = NDArray[np.int64]  # places in the catalogue, not SQLite's
+
+NONE = -1
+SCALE = 0.4 / 127  # of one step of a stored component: those of 384 dimensions rarely pass 0.3; the rest is clipped
+BLOCK = 1_024  # vectors converted at once; they stay in the processor's cache
+READ_AT_ONCE = 5_000
+SPARE = 1.25  # room for growth, so that adding is not copying
+
+
+class Catalogue:
+    """The columns of one store. `refresh` first; the arrays hold `count` records in the order in which they were added."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._clear()
+
+    def _clear(self) -> None:
+        self.count = 0
+        self.vectors = 0  # how many records have one
+        self._rowid: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.at: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.length: NDArray[np.int32] = np.zeros(0, dtype=np.int32)  # in tokens
+        self.session: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self.person: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.alive: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.before: NDArray[np.int32] = np.zeros(0, dtype=np.int32)  # the record before it in its session
+        self.after: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._task: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._vector_place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # 0: it has none
+        self._matrix: NDArray[np.int8] = np.zeros((0, DIMENSIONS), dtype=np.int8)
+        self._tasks: dict[str, int] = {}
+        self._sessions: dict[str, int] = {}
+        self._last_of_session: dict[int, int] = {}
+        self._last_vector = 0
+        self.common_terms: set[str] = set()  # known to be in too many records to be worth looking for
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are; `session` numbers them from 0."""
+        return len(self._sessions)
+
+    @property
+    def bytes(self) -> int:
+        """What the columns take."""
+        return sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
+
+    # -- in step with memory.db ---------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Take in what was added and removed since the last time."""
+        removed = self.store.take_removed_rows()
+        if removed is None:  # nobody knows: a transaction that removed was rolled back
+            self._clear()
+        elif removed:
+            self._remove(removed)
+            self.common_terms.clear()
+        sql = (
+            "SELECT rowid, at, tokens, task, session, speaker FROM records WHERE rowid > ? AND NOT cold ORDER BY rowid"
+        )
+        cursor = self.store.query(sql, (int(self._rowid[self.count - 1]) if self.count else 0,))
+        while rows := cursor.fetchmany(READ_AT_ONCE):
+            self._add(rows)
+        sql = (
+            "SELECT vectors.place, records.rowid, vector FROM vectors JOIN records ON id = record WHERE vectors.place > ?"
+            " ORDER BY vectors.place"
+        )
+        cursor = self.store.query(sql, (self._last_vector,))
+        while rows := cursor.fetchmany(READ_AT_ONCE):
+            self._add_vectors(rows)
+
+    def _add(self, rows: Sequence[Any]) -> None:
+        start, end = self.count, self.count + len(rows)
+        if end > len(self._rowid):
+            self._grow(int(end * SPARE) + 64)
+        self._rowid[start:end] = [row[0] for row in rows]
+        self.at[start:end] = [row[1] for row in rows]
+        self.length[start:end] = [row[2] for row in rows]
+        self._task[start:end] = [
+            NONE if row[3] is None else self._tasks.setdefault(row[3], len(self._tasks)) for row in rows
+        ]
+        self.person[start:end] = [row[5] == "person" for row in rows]
+        self.alive[start:end] = True
+        self._vector_place[start:end] = 0
+        self.session[start:end] = self.before[start:end] = self.after[start:end] = NONE
+        for place, row in enumerate(rows, start):
+            if row[4] is not None:
+                session = self._sessions.setdefault(row[4], len(self._sessions))
+                self.session[place] = session
+                if (last := self._last_of_session.get(session)) is not None:
+                    self.before[place], self.after[last] = last, place
+                self._last_of_session[session] = place
+        self.count = end
+
+    def _add_vectors(self, rows: Sequence[Any]) -> None:
+        places = np.searchsorted(self._rowid[: self.count], [row[1] for row in rows])
+        if len(self._matrix) < len(self._rowid):
+            self._matrix = _grown(self._matrix, len(self._rowid))
+        exact = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").reshape(len(rows), DIMENSIONS)
+        self.vectors += int(np.count_nonzero(self._vector_place[np.unique(places)] == 0))
+        self._matrix[places] = np.clip(np.rint(exact / SCALE), -127, 127)
+        self._vector_place[places] = [row[0] for row in rows]
+        self._last_vector = int(rows[-1][0])
+
+    def _remove(self, rowids: Sequence[int]) -> None:
+        held = self._rowid[: self.count]
+        for rowid in rowids:
+            place = int(np.searchsorted(held, rowid))
+            if place >= self.count or held[place] != rowid or not self.alive[place]:
+                continue
+            self.alive[place] = False
+            self.vectors -= int(self._vector_place[place] > 0)
+            before, after, session = int(self.before[place]), int(self.after[place]), int(self.session[place])
+            if before != NONE:
+                self.after[before] = after
+            if after != NONE:
+                self.before[after] = before
+            elif NONE not in (session, before):
+                self._last_of_session[session] = before
+            elif session != NONE:
+                del self._last_of_session[session]
+        # SQLite gives the number of the last row, once removed, to the next one.
+        while self.count and not self.alive[self.count - 1]:
+            self.count -= 1
+
+    def _grow(self, size: int) -> None:
+        for name, column in list(vars(self).items()):
+            if isinstance(column, np.ndarray) and column.ndim == 1:
+                setattr(self, name, _grown(column, size))
+        if len(self._matrix):
+            self._matrix = _grown(self._matrix, size)
+
+    # -- questions ------------------------------------------------------------------------------------------------------
+
+    def visible(self, scope: str) -> NDArray[np.bool_]:
+        """Of each record, whether a scope may see it."""
+        alive = self.alive[: self.count]
+        if scope == WORKSPACE:
+            return alive
+        task = self._task[: self.count]
+        seen: NDArray[np.bool_] = alive & ((task == self._tasks.get(scope, NONE)) | (task == NONE))
+        return seen
+
+    def tasks(self, scope: str) -> list[str]:
+        """The tasks (empty string: none) whose records a scope may see."""
+        return ["", *self._tasks] if scope == WORKSPACE else ["", scope]
+
+    def nearest(self, vector: Vectors, visible: NDArray[np.bool_], limit: int) -> Rows:
+        """The records nearest to `vector`, best first, by the vectors in memory: exact to about 0.001 of a cosine."""
+        if not self.vectors:
+            return np.zeros(0, dtype=np.int64)
+        scores = np.empty(self.count, dtype=np.float32)
+        block = np.empty((BLOCK, DIMENSIONS), dtype=np.float32)
+        for start in range(0, self.count, BLOCK):
+            end = min(start + BLOCK, self.count)
+            block[: end - start] = self._matrix[start:end]
+            scores[start:end] = block[: end - start] @ vector
+        scores[~visible | (self._vector_place[: self.count] == 0)] = -np.inf
+        best = np.argpartition(-scores, limit)[:limit] if limit < self.count else np.arange(self.count)
+        best = best[np.isfinite(scores[best])]
+        return best[np.lexsort((-best, -scores[best]))]
+
+    def exact_vectors(self, rows: Rows) -> tuple[Rows, Vectors]:
+        """Those of `rows` that have a vector, in the order of the catalogue, and the vectors as memory.db holds them."""
+        rows = np.unique(rows[self._vector_place[rows] > 0])
+        by_place = dict(
+            self._looked_up(
+                "SELECT place, vector FROM vectors WHERE place IN", np.sort(self._vector_place[rows]).tolist()
+            )
+        )
+        found = [by_place.get(place) for place in self._vector_place[rows].tolist()]
+        kept = [blob for blob in found if blob is not None]
+        matrix = np.frombuffer(b"".join(kept), dtype="<f4").reshape(len(kept), DIMENSIONS)
+        return rows[[blob is not None for blob in found]], matrix
+
+    def rows(self, ids: Sequence[str]) -> Rows:
+        """Where these records stand here; those that are not there are left out."""
+        found = self._looked_up("SELECT rowid FROM records WHERE id IN", ids)
+        return self.rows_at(np.array(found, dtype=np.int64).reshape(-1))
+
+    def rows_at(self, rowids: NDArray[np.int64]) -> Rows:
+        """Where the records with these row numbers of SQLite stand here, as far as they do: another process may have added."""
+        if not self.count:
+            return np.zeros(0, dtype=np.int64)
+        places: Rows = np.minimum(np.searchsorted(self._rowid[: self.count], rowids), self.count - 1)
+        known: Rows = places[self._rowid[places] == rowids]
+        return known
+
+    def ids(self, rows: Rows) -> list[str]:
+        """The names of records, in the order of `rows`."""
+        found = dict(self._looked_up("SELECT rowid, id FROM records WHERE rowid IN", self._rowid[rows].tolist()))
+        return [str(found[rowid]) for rowid in self._rowid[rows].tolist() if rowid in found]
+
+    def records(self, rows: Rows) -> dict[int, Record]:
+        """The records that stand at `rows`."""
+        return self.store.records_at(dict(zip(self._rowid[rows].tolist(), rows.tolist(), strict=True)))
+
+    def _looked_up(self, select: str, values: Sequence[Any]) -> list[Any]:
+        found: list[Any] = []
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            chunk = values[start : start + ROWS_AT_ONCE]
+            found += self.store.query(f"{select} ({', '.join('?' * len(chunk))})", chunk).fetchall()
+        return found
+
+
+def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
+    larger = np.zeros((size, *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
