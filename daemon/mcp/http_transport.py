@@ -39,7 +39,8 @@ def header_values(settings: McpServer) -> Mapping[str, str]:
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
-    """Ends the connection where a body is compressed (a small one could be any size), or is no event stream and too long."""
+    """Ends the connection where a body is compressed (a small one could be any size) or too long: longer than one message, or,
+    for an event stream, than all that may come in one call."""
 
     def __init__(self, inner: httpx2.AsyncHTTPTransport, bytes_max: int, traffic: Traffic) -> None:
         self._inner, self._max, self._traffic = inner, bytes_max, traffic
@@ -50,9 +51,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
             await response.aclose()
             self._traffic.end("a compressed answer, which was not asked for")
             raise httpx2.ReadError("the answer is compressed")
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = _BoundedStream(response.stream, self._max, self._traffic)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        events = response.headers.get("content-type", "").startswith("text/event-stream")
+        response.stream = _BoundedStream(response.stream, None if events else self._max, self._traffic)
         return response
 
     async def aclose(self) -> None:
@@ -60,15 +61,19 @@ class _Bounded(httpx2.AsyncBaseTransport):
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, bytes_max: int, traffic: Traffic) -> None:
+    """`bytes_max` is None for an event stream, which has no end of its own."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, bytes_max: int | None, traffic: Traffic) -> None:
         self._inner, self._max, self._traffic = inner, bytes_max, traffic
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         total = 0
         async for part in self._inner:
             total += len(part)
-            if total > self._max:
+            self._traffic.received(len(part))
+            if self._max is not None and total > self._max:
                 self._traffic.end(f"a message of more than {self._max} bytes")
+            if self._traffic.ended.is_set():
                 raise httpx2.ReadError("the answer is too long")
             yield part
 

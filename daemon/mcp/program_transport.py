@@ -31,20 +31,17 @@ class KeptStderr:
         self.path = path
         self._max, self._secrets = bytes_max, secrets
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._size = path.stat().st_size if path.exists() else 0
 
     def add(self, text: str) -> None:
         """Append, and let go of the older half when there is too much."""
         data = redact(text, self._secrets).encode(errors="replace")[-self._max :]
         with contextlib.suppress(OSError):  # a full disk must not end the server; the ledger says so itself
-            if self._size + len(data) > 2 * self._max:
-                kept = self.path.read_bytes()[-self._max :]
-                self.path.write_bytes(kept)
-                self._size = len(kept)
+            size = self.path.stat().st_size if self.path.exists() else 0  # another of us may have written since
+            if size + len(data) > 2 * self._max:
+                self.path.write_bytes(self.path.read_bytes()[-self._max :])
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             with os.fdopen(handle, "ab") as file:
                 file.write(data)
-            self._size += len(data)
 
 
 @asynccontextmanager

@@ -50,7 +50,8 @@ class Traffic:
 
     def parse(self, line: bytes) -> SessionMessage | None:
         """The message in a line, or None where it is none."""
-        self._count(len(line))
+        self.received(len(line))
+        self._count_message()
         try:
             message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
         except (ValueError, RecursionError):
@@ -80,13 +81,16 @@ class Traffic:
             return message.method not in _DROPPED
         return True
 
-    def _count(self, size: int) -> None:
-        self._messages += 1
+    def received(self, size: int) -> None:
+        """So many bytes have come, whatever they may mean."""
         self._bytes += size
+        if self._bytes > BYTES_MAX:
+            self.end(f"more than {BYTES_MAX} bytes in one call")
+
+    def _count_message(self) -> None:
+        self._messages += 1
         if self._messages > MESSAGES_MAX:
             self.end(f"more than {MESSAGES_MAX} messages in one call")
-        elif self._bytes > BYTES_MAX:
-            self.end(f"more than {BYTES_MAX} bytes in one call")
 
     @asynccontextmanager
     async def watching(self, transport: AbstractAsyncContextManager[Streams]) -> AsyncGenerator[Streams, None]:
@@ -96,7 +100,7 @@ class Traffic:
         async def pump(arriving: Any) -> None:
             async with give:
                 async for item in arriving:
-                    self._count(0)
+                    self._count_message()
                     if self.ended.is_set():
                         return
                     if self.passes(item):

@@ -12,6 +12,7 @@ from tests.daemon.mcp.outside import Outside, ended, until
 from tests.daemon.stage import events
 
 from perdure.daemon.mcp import connection, server
+from perdure.daemon.mcp.program_transport import KeptStderr
 from perdure.daemon.sandbox.strays import find_strays
 from perdure.daemon.workspace import load_workspace
 from perdure.errors import Problems
@@ -396,6 +397,15 @@ async def test_standard_error_is_kept_and_bounded(tmp_path: Path) -> None:
     async with outside.runtime() as runtime:
         await outside.run(runtime, "work")
     assert 0 < (outside.directory / "state/mcp/odd.stderr").stat().st_size <= 20_000
+
+
+def test_standard_error_is_bounded_however_many_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "mcp" / "odd.stderr"
+    writers = [KeptStderr(path, 1_000, {}), KeptStderr(path, 1_000, {})]
+    for _ in range(10):
+        for writer in writers:
+            writer.add("x" * 700)
+            assert path.stat().st_size <= 2_000
 
 
 # -- keys, probes, cancellation ------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import pytest
 from tests.daemon.mcp.outside import POLICY, accept_all, ended
 from tests.daemon.stage import Stage, events
 
+from perdure.daemon.mcp import traffic
+
 TOOLS = [{"name": "whoami", "inputSchema": {"type": "object", "properties": {}}}]
 
 
@@ -40,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            case "tools/call" if self.server.mode == "endless stream":
+                self._stream()
+                return
             case "tools/call":
                 text = "x" * 5_000_000 if self.server.mode == "huge" else str(self.headers["Authorization"])
                 result = {"content": [{"type": "text", "text": text}]}
@@ -58,6 +63,18 @@ class Handler(BaseHTTPRequestHandler):
 
     do_DELETE = do_GET  # noqa: N815 — the name that the standard library looks for
 
+    def _stream(self) -> None:
+        """Events that are none, for as long as somebody listens."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20_000):
+                self.wfile.write(b": " + b"x" * 1_000 + b"\n\n")
+            return
+        self.server.hung_up.set()
+
     def _say(self, status: int, body: bytes, encoding: str = "identity") -> None:
         with contextlib.suppress(ConnectionError):
             self.send_response(status)
@@ -75,6 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 def serving(mode: str = "normal") -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.seen, server.mode, server.elsewhere = [], mode, 0
+    server.hung_up = threading.Event()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -147,6 +165,19 @@ async def test_a_compressed_body_is_not_unpacked(tmp_path: Path) -> None:
             assert end["status"] == "unknown"
             assert "compressed" in str(end["error"])
         assert {seen["accept-encoding"] for seen in server.seen} == {"identity"}
+
+
+async def test_an_event_stream_without_end_ends_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "BYTES_MAX", 3_000_000)
+    with serving() as server:
+        stage = await staged(tmp_path / "w", server)
+        server.mode = "endless stream"
+        async with stage.runtime() as runtime:
+            await stage.run(runtime, "work")
+            (end,) = ended(runtime)
+            assert end["status"] == "unknown"
+            assert "more than 3000000 bytes in one call" in str(end["error"])
+        assert server.hung_up.wait(timeout=30)
 
 
 async def test_a_redirect_to_another_origin_gets_neither_call_nor_secret(tmp_path: Path) -> None:
