@@ -1,34 +1,58 @@
 """`python -m tests.crash`: the crash suite. Starts itself again with the shim preloaded.
 
-python -m tests.crash [--sample N] [--seed S] [--layer kill|power|cut|strace|daemon|all] [--json]
+Layers: kill (faults at system calls), power (power loss, modelled), tamper (forgeries), cut (power cuts of a real ext4), strace
+(the same calls, by strace), daemon (the daemon itself), backup (backup and restore, cut off), fault (full disk, read-only and
+locked database, clock), index (the vector index, killed). The right agent must come through all of them; each wrong one must be
+caught by the layer that is there for it. Ctrl-C ends a layer with what it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from .progress import Progress
 from .shim import build
+
+LAYERS = ("kill", "power", "tamper", "cut", "strace", "daemon", "backup", "fault", "index")
+
+
+@dataclass
+class Result:
+    """What a layer did with an agent. `why_not` says why it could do nothing, `text` is for people."""
+
+    tried: int
+    failures: list[str]
+    text: str = ""
+    why_not: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--sample", type=int, default=0, help="scenarios per set; 0: all of them")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crash", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sample", type=int, default=0, help="scenarios and forgeries per set; 0: all of them")
     parser.add_argument("--states", type=int, default=0, help="power-loss states; 0: all of them")
     parser.add_argument(
         "--stride",
         type=int,
-        default=5,
+        default=9,
         help="every how many-th crash is followed by faults at every call of its recovery; 0: none",
     )
-    parser.add_argument("--cuts", type=int, default=100, help="power cuts of a real ext4, where that can be done")
+    parser.add_argument("--cuts", type=int, default=120, help="power cuts of a real ext4, where that can be done")
     parser.add_argument("--calls", type=int, default=150, help="system calls killed at with strace; 0: every one")
-    parser.add_argument("--kills", type=int, default=60, help="kills of the daemon itself")
+    parser.add_argument("--kills", type=int, default=60, help="kills of the daemon, and of the index or who uses it")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--layer", choices=("kill", "power", "cut", "strace", "daemon", "all"), default="all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of the layers kill and power")
+    parser.add_argument("--layer", choices=(*LAYERS, "all"), default="all")
     parser.add_argument("--agents", nargs="*", help="only these; default: the right one and every control")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -45,106 +69,222 @@ def main() -> int:
 def run(options: argparse.Namespace) -> int:
     from .agents import CONTROLS, Agent, Normal
 
-    results = {}
-    good = True
+    results: dict[str, dict[str, Result]] = {}
+    wrong: list[str] = []
     for agent in (Agent, *CONTROLS):
-        if options.agents and agent.__name__ not in options.agents:
+        name = agent.__name__
+        if options.agents and name not in options.agents:
             continue
-        result: dict[str, object] = {"caught_by": agent.caught_by}
-        layers = [("kill", kill), ("power", power_loss)]
-        if agent in (Agent, Normal):
-            layers.append(("cut", cut))
-        if agent is Agent:
-            layers += [("strace", strace), ("daemon", daemon)]
-        for layer, explore in layers:
+        layers = LAYERS if agent is Agent else ("kill", "power", "tamper", *(("cut",) if agent is Normal else ()))
+        for layer in layers:
             if options.layer not in (layer, "all"):
                 continue
             started = time.monotonic()
-            count, failures, text = explore(agent, options)
-            caught = bool(failures)
-            good &= caught if agent.caught_by == layer else not failures if agent is Agent else True
-            result[layer] = {"tried": count, "failures": len(failures), "examples": failures[:5]}
+            progress = Progress(f"{name}, layer {layer}", quiet=options.json)
+            with agent.faulty_ledger():
+                result = EXPLORE[layer](agent, options, progress)
+            results.setdefault(name, {})[layer] = result
+            if agent is Agent and result.failures:
+                wrong.append(f"layer {layer} broke promises of the right agent")
+            if agent.caught_by == layer and not result.failures:
+                wrong.append(f"layer {layer} did not catch {name}")
             if not options.json:
-                print(
-                    f"\n{agent.__name__} ({agent.__doc__}), layer {layer}: {count} tried in {time.monotonic() - started:.0f} s; {len(failures)} broken promises"
-                    + (f"; caught: {caught}" if agent is not Agent else "")
-                )
-                print(
-                    text, *(f"  {failure}" for failure in (failures[:20] if agent is Agent else failures[:1])), sep="\n"
-                )
-        results[agent.__name__] = result
+                _say(agent, layer, result, time.monotonic() - started)
     if options.json:
-        print(json.dumps(results))
-    return 0 if good else 1
+        print(
+            json.dumps(
+                {
+                    name: {
+                        layer: {
+                            "tried": result.tried,
+                            "failures": len(result.failures),
+                            "examples": result.failures[:5],
+                            "why_not": result.why_not,
+                            "counts": result.counts,
+                        }
+                        for layer, result in layers.items()
+                    }
+                    for name, layers in results.items()
+                }
+            )
+        )
+    else:
+        print(f"\n{_controls([agent for agent in CONTROLS if agent.__name__ in results], results)}")
+        print(
+            "\n".join(["", *wrong]) if wrong else "\nEvery promise was kept, and every control was caught by its layer."
+        )
+    return 1 if wrong else 0
 
 
-def kill(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
-    """Faults at system calls: (scenarios, broken promises, table)."""
+def _say(agent, layer: str, result: Result, seconds: float) -> None:
     from .agents import Agent
-    from .matrix import Matrix, seeded, table
 
-    matrix = Matrix(agent)
-    try:
-        if agent is not Agent:  # a control only has to be caught, or to pass where another layer catches it
-            chosen = seeded(matrix.every(modes=("kill", "kill-after")), options.sample or 400, options.seed)
-            tally = matrix.run(chosen, failures_max=5 if options.sample else 0)
-        elif options.sample:
-            sets = [matrix.every(), matrix.every(fresh=True), matrix.every_pair(stride=23)]
-            tally = matrix.run(one for scenarios in sets for one in seeded(scenarios, options.sample, options.seed))
-        else:
-            sets = [
-                matrix.every(),
-                matrix.every(fresh=True),
-                *([matrix.every_pair(stride=options.stride)] if options.stride else []),
-            ]
-            tally = matrix.run(one for scenarios in sets for one in scenarios)
-    finally:
-        matrix.close()
-    return tally.scenarios, tally.failures, table(tally) if agent is Agent else ""
+    right = agent is Agent
+    print(f"\n{agent.__name__} ({agent.__doc__.splitlines()[0]}), layer {layer}: ", end="")
+    if result.why_not:
+        print(f"NOTHING TRIED: {result.why_not}", flush=True)
+        return
+    verdict = f"{len(result.failures)} broken promises" if right else "caught" if result.failures else "not caught"
+    print(f"{result.tried:,} tried in {seconds:.0f} s; {verdict}")
+    print(
+        *filter(None, [result.text, *(f"  {failure}" for failure in result.failures[: 20 if right else 1])]), sep="\n"
+    )
+    sys.stdout.flush()
 
 
-def power_loss(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
-    """Disk states that a power cut could leave: (states, broken promises, nothing)."""
+def _controls(controls: list, results: dict[str, dict[str, Result]]) -> str:
+    """Which wrong way each layer caught, as a table."""
+    layers = ("kill", "power", "tamper", "cut")
+    lines = [f"{'wrong on purpose':<30}" + "".join(f"{layer:>18}" for layer in layers) + "  must be caught by"]
+    for agent in controls:
+        cells = []
+        for layer in layers:
+            result = results[agent.__name__].get(layer)
+            tried = "" if result is None or not result.tried else f"{len(result.failures):,} of {result.tried:,}"
+            cells.append(f"{tried or '-':>18}")
+        lines.append(f"{agent.__name__:<30}" + "".join(cells) + f"  {agent.caught_by}")
+    return "\n".join(lines) if controls else ""
+
+
+def kill(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Faults at system calls."""
+    from .agents import Agent, CheckpointsOften
+    from .matrix import Matrix, Tally, seeded, table
+
+    tally = Tally()
+    sets: list[Callable[[], None]] = []
+
+    def explore(which, scenarios, failures_max: int = 0) -> None:
+        with contextlib.closing(Matrix(which, jobs=options.jobs)) as matrix:
+            tally.join(matrix.run(scenarios(matrix), progress=progress, failures_max=failures_max))
+
+    def part(scenarios):
+        return lambda matrix: (
+            seeded(scenarios(matrix), options.sample, options.seed) if options.sample else scenarios(matrix)
+        )
+
+    if agent is Agent:
+        sets = [
+            lambda: explore(Agent, part(lambda matrix: matrix.every())),
+            lambda: explore(Agent, part(lambda matrix: matrix.every(fresh=True))),
+            lambda: explore(CheckpointsOften, part(lambda matrix: matrix.every())),
+        ]
+        if options.stride:
+            sets.append(
+                lambda: explore(
+                    Agent, part(lambda matrix: matrix.every_pair(stride=60 if options.sample else options.stride))
+                )
+            )
+    else:  # a control only has to be caught, or to pass where another layer catches it
+        count = options.sample or (400 if agent.caught_by == "kill" else 200)
+        sets = [
+            lambda: explore(
+                agent,
+                lambda matrix: seeded(matrix.every(modes=("kill", "kill-after")), count, options.seed),
+                failures_max=1 if options.sample else 0,
+            )
+        ]
+    for one in sets:
+        one()
+        if tally.cut_short:
+            break
+    counts = {"crashed": tally.scenarios, "went on": tally.went_on, "not fired": tally.not_fired}
+    failures = [*tally.failures, *(["cut short by Ctrl-C"] if tally.cut_short else [])]
+    return Result(tally.scenarios, failures, table(tally) if agent is Agent else "", counts=counts)
+
+
+def power_loss(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Disk states that a power cut could leave."""
     from . import power
     from .agents import Agent
 
     control = agent is not Agent
-    states, failures = power.explore(
-        agent,
-        states_max=options.states or (4000 if control else 0),
-        seed=options.seed,
-        failures_max=5 if control else 0,
+    return Result(
+        *power.explore(
+            agent,
+            jobs=options.jobs,
+            progress=progress,
+            states_max=options.states or (4000 if control else 0),
+            seed=options.seed,
+            failures_max=(1 if options.states else 5) if control else 0,
+        )
     )
-    return states, failures, ""
 
 
-def cut(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
-    """Real power cuts: (cuts, broken promises, why there were none)."""
+def tamper(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Forgeries of the file."""
+    from . import tampering
+    from .agents import Agent
+
+    # A control that another layer must catch is only shown not to be caught here.
+    samples = options.sample or (0 if agent is Agent or agent.caught_by == "tamper" else 80)
+    tried, unnoticed = tampering.explore(agent, samples=samples, seed=options.seed, progress=progress)
+    deeds = Counter(text.split(" ", 2)[2] for text in unnoticed)
+    return Result(tried, unnoticed, "\n".join(f"  {count:>4} × {deed}" for deed, count in sorted(deeds.items())))
+
+
+def cut(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Real power cuts."""
     from . import cuts
     from .agents import Agent
 
     if why := cuts.missing():
-        return 0, [], f"NO REAL POWER CUTS: {why}"
-    return *cuts.explore(agent, cuts=options.cuts if agent is Agent else min(options.cuts, 20), seed=options.seed), ""
+        return Result(0, [], why_not=why)
+    count = options.cuts if agent is Agent else min(options.cuts, 20)
+    return Result(*cuts.explore(agent, cuts=count, seed=options.seed, progress=progress))
 
 
-def strace(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
-    """The sweep with strace: (kills, broken promises, why there were none)."""
+def strace(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """The sweep with strace."""
     from . import calls
 
     del agent
     if why := calls.missing():
-        return 0, [], f"NO SWEEP WITH STRACE: {why}"
-    return *calls.explore(samples=options.calls, seed=options.seed), ""
+        return Result(0, [], why_not=why)
+    return Result(*calls.explore(samples=options.calls, seed=options.seed, progress=progress))
 
 
-def daemon(agent, options: argparse.Namespace) -> tuple[int, list[str], str]:
-    """The daemon itself: (kills, broken promises, where they came)."""
+def daemon(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """The daemon itself."""
     from . import daemons
 
     del agent
-    happened, failures, places = daemons.explore(kills=options.kills, seed=options.seed)
-    return happened, failures, "  ".join(f"{place}: {count}" for place, count in sorted(places.items()))
+    happened, failures, places = daemons.explore(kills=options.kills, seed=options.seed, progress=progress)
+    return Result(happened, failures, _places(places), counts=places)
+
+
+def backup(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Backups of a ledger that is being written, and restores."""
+    from . import backups
+
+    del agent
+    happened, failures, places = backups.explore(samples=options.sample, seed=options.seed, progress=progress)
+    return Result(happened, failures, _places(places), counts=places)
+
+
+def fault(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """Faults that are no crash."""
+    from . import faulty
+
+    del agent
+    happened, failures, places = faulty.explore(samples=options.sample, seed=options.seed, progress=progress)
+    return Result(happened, failures, _places(places), counts=places)
+
+
+def index(agent, options: argparse.Namespace, progress: Progress) -> Result:
+    """The process of the vector index, and the one that uses it; and its directory, replaced."""
+    from . import indexes
+
+    del agent
+    happened, failures, places = indexes.explore(kills=options.kills, seed=options.seed, progress=progress)
+    return Result(happened, failures, _places(places), counts=places)
+
+
+def _places(places: dict[str, int]) -> str:
+    return "  ".join(f"{place}: {count}" for place, count in sorted(places.items()))
+
+
+EXPLORE = dict(zip(LAYERS, (kill, power_loss, tamper, cut, strace, daemon, backup, fault, index), strict=True))
 
 
 sys.exit(main())

@@ -3,12 +3,15 @@ the harness must catch or it proves nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from perdure.state import chain
 from perdure.state import events as e
 from perdure.state import projections as p
+from perdure.state.anchor import AnchorWriter
 from perdure.state.ledger import Ledger
 from perdure.state.ownership import Owner
 
@@ -50,6 +53,12 @@ class Agent:
     """The right way. Subclasses get one thing wrong."""
 
     caught_by = "nobody"
+
+    @classmethod
+    @contextlib.contextmanager
+    def faulty_ledger(cls) -> Iterator[None]:
+        """For agents whose ledger itself is wrong: it is within this context."""
+        yield
 
     def __init__(
         self, state_dir: Path, observer: Observer, phase: Callable[[str], None] = lambda _: None, rounds: int = 1
@@ -373,6 +382,50 @@ class DeleteFull(Agent):
         ledger.reader.connection.execute("PRAGMA journal_mode = DELETE")
 
 
+class CheckpointsOften(Agent):
+    """The right way, where nearly every commit is followed by a checkpoint."""
+
+    def prepare(self, ledger):
+        ledger.reader.connection.execute("PRAGMA wal_autocheckpoint = 8")
+
+
+class ChainWithoutSequenceAndTime(Agent):
+    """Its chain covers what happened, not when nor as which."""
+
+    caught_by = "tamper"
+
+    @classmethod
+    @contextlib.contextmanager
+    def faulty_ledger(cls):
+        right = chain.link
+        chain.link = lambda seq, at, *rest: right(0, 0, *rest)
+        try:
+            yield
+        finally:
+            chain.link = right
+
+
+class HeadNotAnchored(Agent):
+    """Notes its first head outside the file, and no other."""
+
+    caught_by = "tamper"
+
+    @classmethod
+    @contextlib.contextmanager
+    def faulty_ledger(cls):
+        right = AnchorWriter.append
+
+        def append(self, anchored):
+            if anchored.seq == 1:
+                right(self, anchored)
+
+        AnchorWriter.append = append
+        try:
+            yield
+        finally:
+            AnchorWriter.append = right
+
+
 CONTROLS = (
     ResultOnly,
     EffectBeforeIntent,
@@ -382,4 +435,6 @@ CONTROLS = (
     Normal,
     Off,
     DeleteFull,
+    ChainWithoutSequenceAndTime,
+    HeadNotAnchored,
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from .agents import Observer
 from .checks import violations
 from .matrix import ROOT
+from .progress import Progress
 
 CALLS = ("write", "pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "rename")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,14 +29,15 @@ def missing() -> str | None:
     return None if process.returncode == 0 else "strace may not trace here"
 
 
-def explore(*, samples: int, seed: int) -> tuple[int, list[str]]:
+def explore(*, samples: int, seed: int, progress: Progress) -> tuple[int, list[str]]:
     """(kills that really happened, broken promises); `samples` 0: every call."""
     counts = _counts()
     points = [(call, number) for call in CALLS for number in range(1, counts[call] + 1)]
     if samples:
         points = random.Random(seed).sample(points, min(samples, len(points)))
     happened, failures = 0, []
-    for call, number in points:
+    for call, number in progress.over(points, len(points)):
+        progress.broken = len(failures)
         root = Path(tempfile.mkdtemp(prefix="perdure-strace-", dir=ROOT))
         try:
             inject = f"inject={call}:signal=KILL:when={number}"

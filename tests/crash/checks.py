@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.state import projections as p
@@ -12,8 +13,16 @@ from perdure.state.verification import verify
 from .agents import Observer
 
 
-def violations(state_dir: Path, observer: Observer, *, parity: bool = True) -> list[str]:
-    """Every broken promise, in words. Empty: all of them were kept."""
+@dataclass(frozen=True)
+class Verdict:
+    """Every broken promise, in words (none: all were kept), and how many outcomes had become unknown and were settled."""
+
+    failures: tuple[str, ...]
+    unknown: int
+
+
+def judge(state_dir: Path, observer: Observer, *, parity: bool = True) -> Verdict:
+    """Look at the ledger and at what the observer saw."""
     found = []
     report = verify(state_dir, parity=parity)
     found += [f"verify: {finding}" for finding in report.findings if finding.grave]
@@ -23,7 +32,13 @@ def violations(state_dir: Path, observer: Observer, *, parity: bool = True) -> l
         for row in p.unknown_actions(reader):
             if row.effect != "once" or p.open_escalation_for(reader, row.task, row.digest) is None:
                 found.append(f"{row.action} ({row.effect}) is unknown and nobody was asked")
-    return found
+        unknown = sum(event.body["status"] == "unknown" for event in reader.events(types=["action.ended"]))
+    return Verdict(tuple(found), unknown)
+
+
+def violations(state_dir: Path, observer: Observer) -> list[str]:
+    """Every broken promise, in words."""
+    return list(judge(state_dir, observer).failures)
 
 
 def broken_promises(reader: LedgerReader, lines: list[list[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from perdure.errors import PerdureError
 from .agents import Agent, Observer
 from .checks import violations
 from .matrix import ROOT
+from .progress import Progress
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NOLOGFLUSH = 2
@@ -76,11 +77,11 @@ class Disk:
         shutil.rmtree(self.root)
 
 
-def explore(agent: type[Agent], *, cuts: int, seed: int) -> tuple[int, list[str]]:
+def explore(agent: type[Agent], *, cuts: int, seed: int, progress: Progress) -> tuple[int, list[str]]:
     """(cuts that came while the agent was at work, broken promises)."""
     chance = random.Random(seed)
     happened, failures = 0, []
-    for number in range(cuts):
+    for number in progress.over(range(cuts), cuts):
         disk = Disk()
         try:
             found = _one(agent, disk, chance.uniform(0, INSTANT_SECONDS_MAX))
@@ -89,6 +90,7 @@ def explore(agent: type[Agent], *, cuts: int, seed: int) -> tuple[int, list[str]
         if found is not None:
             happened += 1
             failures += [f"cut {number}: {text}" for text in found]
+            progress.broken = len(failures)
     return happened, failures
 
 

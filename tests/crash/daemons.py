@@ -20,6 +20,7 @@ from perdure.state.reading import LedgerReader
 from perdure.state.verification import verify
 
 from .matrix import ROOT
+from .progress import Progress
 
 EFFECTS = ("read", "idempotent", "probeable", "once")
 TOOL = """
@@ -44,11 +45,12 @@ timeout = "60s"
 )
 
 
-def explore(*, kills: int, seed: int) -> tuple[int, list[str], Counter[str]]:
+def explore(*, kills: int, seed: int, progress: Progress) -> tuple[int, list[str], Counter[str]]:
     """(kills that came while the session was at work, broken promises, where they came)."""
     chance = random.Random(seed)
     happened, failures, places = 0, [], Counter[str]()
-    for number in range(kills):
+    for number in progress.over(range(kills), kills):
+        progress.broken = len(failures)
         root = Path(tempfile.mkdtemp(prefix="perdure-daemon-", dir=ROOT))
         try:
             place, found = asyncio.run(_one(root / "w", chance))

@@ -4,9 +4,11 @@ disk images are built with what had not been synced lost, kept, torn or out of o
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from perdure.state import chain
 
 from .agents import Agent, Observer
 from .matrix import ROOT
+from .progress import Progress
 from .shim import Shim
 
 SECTOR = 512
@@ -111,48 +114,59 @@ def images(
             yield seen, _image(files, lambda pending: [_sectors(one, chance) for one in pending])
 
 
-def explore(agent: type[Agent], *, states_max: int = 0, seed: int = 1, failures_max: int = 0) -> tuple[int, list[str]]:
-    """How many different states were tried, and every broken promise among them, or the first `failures_max` of them.
-    `states_max` 0: the whole suite."""
-    failures: list[str] = []
-    states = 0
+def explore(
+    agent: type[Agent], *, jobs: int, progress: Progress, states_max: int = 0, seed: int = 1, failures_max: int = 0
+) -> tuple[int, list[str]]:
+    """How many different states were tried, and every broken promise among them, or the first `failures_max` of each run.
+    `states_max` 0: the whole suite. Ctrl-C ends it with what it has."""
     runs = (
         [(2, 1000), (3, 8)]
         if states_max
-        else [(rounds, pages) for rounds in (1, 3, 6, 10, 16) for pages in (1000, 30, 8, 2)]
+        else [(rounds, pages) for rounds in (16, 10, 6, 3, 1) for pages in (1000, 30, 8, 2)]
     )
-    for rounds, pages in runs:
-        root = Path(tempfile.mkdtemp(prefix="perdure-power-", dir=ROOT))
+    share = states_max // len(runs)
+    states, failures = 0, []
+    with multiprocessing.get_context("fork").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        tasks = [(agent, rounds, pages, share, seed, failures_max) for rounds, pages in runs]
         try:
-            before, trace = record(agent, root, rounds=rounds, checkpoint_pages=pages)
-            tried: set[bytes] = set()
-            share = states_max // len(runs) if states_max else 0
-            candidates = images(before, trace, seed)
-            if share:  # an even sample of the whole run, not its beginning
-                total = sum(1 for _ in images(before, trace, seed))
-                step = max(1, total // share)
-                candidates = (
-                    state for number, state in enumerate(images(before, trace, seed)) if number % step == seed % step
-                )
-            for seen, content in candidates:
-                mark = hashlib.sha256(
-                    repr(
-                        (len(seen), sorted((name, hashlib.sha256(data).digest()) for name, data in content.items()))
-                    ).encode()
-                ).digest()
-                if mark in tried:
-                    continue
-                tried.add(mark)
-                if failures_max and len(failures) >= failures_max:
-                    break
-                failures += [
-                    f"rounds {rounds}, checkpoint at {pages}, state {len(tried)}: {text}"
-                    for text in judge(root / "image", content, seen)
-                ]
-            states += len(tried)
-        finally:
-            shutil.rmtree(root)
+            for tried, found in progress.over(pool.imap_unordered(_one_run, tasks), len(tasks)):
+                states += tried
+                failures += found
+                progress.broken = len(failures)
+        except KeyboardInterrupt:
+            failures.append("cut short by Ctrl-C")
     return states, failures
+
+
+def _one_run(task: tuple[type[Agent], int, int, int, int, int]) -> tuple[int, list[str]]:
+    """Record one run and judge every different state that a power cut in it could leave, or an even sample of `share`."""
+    agent, rounds, pages, share, seed, failures_max = task
+    failures: list[str] = []
+    tried: set[bytes] = set()
+    root = Path(tempfile.mkdtemp(prefix="perdure-power-", dir=ROOT))
+    try:
+        before, trace = record(agent, root, rounds=rounds, checkpoint_pages=pages)
+        step = max(1, sum(7 if operation.op in "WT" else 2 for operation in trace) // share) if share else 1
+        for number, (seen, content) in enumerate(images(before, trace, seed)):
+            if number % step != seed % step:
+                continue
+            mark = hashlib.sha256(
+                repr(
+                    (len(seen), sorted((name, hashlib.sha256(data).digest()) for name, data in content.items()))
+                ).encode()
+            ).digest()
+            if mark in tried:
+                continue
+            tried.add(mark)
+            failures += [
+                f"rounds {rounds}, checkpoint at {pages}, state {len(tried)}: {text}"
+                for text in judge(root / "image", content, seen)
+            ]
+            if failures_max and len(failures) >= failures_max:
+                break
+    finally:
+        shutil.rmtree(root)
+    return len(tried), failures
 
 
 def judge(directory: Path, content: dict[str, bytes], seen: list[list[str]]) -> list[str]:

@@ -19,7 +19,7 @@ START = 1_790_000_000_000_000
 
 
 class Past:
-    """A ledger in a directory. `at` is the clock; every reading moves it on by a microsecond."""
+    """A ledger in a directory, made there or gone on with. `at` is the clock; every reading moves it on by a microsecond."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -28,7 +28,13 @@ class Past:
         self._salts = itertools.count()
         self._ids = itertools.count(1)
         self.alarms: list[tuple[str, str]] = []
-        self.ledger = Ledger.create(directory / "ledger.db", now=self.now, workspace="past", entropy=self._entropy)
+        path = directory / "ledger.db"
+        if path.exists():
+            self.ledger = Ledger.open(path, now=self.now, fence=1, entropy=self._entropy)
+            self.at = self.ledger.head.at + MINUTE
+            self._ids = itertools.count(self.ledger.head.seq)
+        else:
+            self.ledger = Ledger.create(path, now=self.now, workspace="past", entropy=self._entropy)
 
     def now(self) -> int:
         self.at += 1

@@ -1,0 +1,43 @@
+"""How far a long run is, on standard error: one line that is written over on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN = 20.0  # lines, where they cannot be written over
+
+
+class Progress:
+    """Counts along. `what` names the run, `total` how many there will be; `broken` is shown with it."""
+
+    def __init__(self, what: str, *, quiet: bool = False) -> None:
+        self.broken = 0
+        self._what = what
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+
+    def over(self, items: Iterable[T], total: int) -> Iterator[T]:
+        """The items, counted as they are taken."""
+        self._started = self._said = time.monotonic()
+        for number, item in enumerate(items, 1):
+            yield item
+            self._say(number, total)
+        if self._terminal and not self._quiet:
+            print(file=sys.stderr)
+
+    def _say(self, number: int, total: int) -> None:
+        now = time.monotonic()
+        if self._quiet or (now - self._said < (0.2 if self._terminal else SECONDS_BETWEEN) and number < total):
+            return
+        self._said = now
+        rate = number / max(now - self._started, 1e-9)
+        left = (total - number) / rate
+        words = f"{self._what}: {number:,} of {total:,}, {rate:.0f}/s, {self.broken} broken, {left / 60:.0f} min left"
+        if self._terminal:
+            print(f"\r{words}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            print(words, file=sys.stderr, flush=True)
