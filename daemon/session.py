@@ -99,7 +99,7 @@ class Session:
 
     async def run(self) -> Ending:
         """Run to the end. Whatever happens short of a ledger that cannot be written, the session closes."""
-        await self._open()
+        self._open()
         try:
             context = await see(self.runtime, self.task, self.slot, self.id, self.planner, self.calls)
             goes_on = await self._act_on_answers()  # first: what is unknown may be what was approved
@@ -122,8 +122,9 @@ class Session:
             status, reason = "failed", f"defect: {type(error).__name__}: {error}"
         return await self._close(status, reason)
 
-    async def _open(self) -> None:
-        await self.runtime.ledger.write(
+    def _open(self) -> None:
+        # Nothing may come between the gate and this, no pause and no question: not through the queue of the loop's tick.
+        self.runtime.ledger.commit(
             SessionOpened(
                 session=self.id,
                 task=self.task.name,

@@ -176,7 +176,7 @@ class SlotRunner:
         drafts: list[Draft] = [
             SlotClosed(slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome=outcome, rule=rule)
         ]
-        await self.runtime.ledger.write(*drafts)
+        self.runtime.ledger.commit(*drafts)  # at once: it stands for what the gate has just seen
         if outcome == "refused":
             await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused", rule, kind="refused")
         if outcome == "skipped" and slot.kind == "resume":

@@ -59,6 +59,41 @@ async def test_undo_while_the_task_runs_is_refused_in_words_and_leaves_nothing_o
         assert runtime.ledger.head == before
 
 
+async def test_no_session_opens_once_its_task_is_paused(stage: Stage) -> None:
+    stage.playbook("report", WRITE, tools="write_file")
+    async with stage.runtime() as runtime:
+        slot = projections.slot(
+            runtime.ledger.reader, operations.ask_for_session(runtime.ledger, runtime.now(), 0, task="report")
+        )
+        assert slot is not None
+        runner = SlotRunner(runtime, stop=lambda _: None)
+        running = asyncio.create_task(runner.run_slot(slot))
+        await asyncio.sleep(0)  # it has passed the gate, in this very turn of the loop
+        operations.pause(runtime.ledger, 0, task="report")
+        await running
+        assert [event.type for event in events(runtime, "paused", "session.opened")] == ["session.opened", "paused"]
+
+
+async def test_a_slot_is_held_before_the_answer_that_it_waits_for(stage: Stage) -> None:
+    stage.playbook("clean", "\n  - {do: delete_file, args: {path: inbox/one.log}}\n", tools="delete_file")
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "clean")
+        (question,) = projections.escalations(runtime.ledger.reader)
+        slot = projections.slot(
+            runtime.ledger.reader, operations.ask_for_session(runtime.ledger, runtime.now(), 0, task="clean")
+        )
+        assert slot is not None
+        running = asyncio.create_task(SlotRunner(runtime, stop=lambda _: None).run_slot(slot))
+        await asyncio.sleep(0)
+        given = {"escalation": question.escalation, "answer": "deny"}
+        operations.answer(runtime.ledger, runtime.identifiers, runtime.now(), 0, **given)
+        await running
+        kinds = [
+            (event.type, event.body.get("outcome")) for event in events(runtime, "slot.closed", "escalation.answered")
+        ]
+        assert kinds[-2:] == [("slot.closed", "held"), ("escalation.answered", None)]
+
+
 async def test_a_slot_that_comes_due_during_an_undo_waits_for_its_end(stage: Stage) -> None:
     stage.playbook("report", WRITE, tools="write_file")
     stopped: list[str] = []
