@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from perdure.state.canonical import CannotEncode, canonical, presentable
 from perdure.state.events import JSON
@@ -14,6 +14,7 @@ from perdure.state.refusals import LedgerRefused
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024
 SALT_BYTES: Final = 16
+_scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # what its decode() calls, without looking for blanks
 COMPRESS_FROM_BYTES: Final = 512  # below, the time that zlib takes to begin is worth more than the bytes
 
 
@@ -72,6 +73,17 @@ def unpack(encoding: str, data: bytes) -> bytes:
     if len(result) > PAYLOAD_BYTES_MAX or not inflater.eof or inflater.unused_data:
         raise ValueError("the compressed payload is not complete")
     return result
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """The object that a body is; None for a text that is none. Bodies as the ledger writes them take a third of `parse`'s time."""
+    try:
+        value, end = _scan(text, 0)
+        if end != len(text):
+            value = json.loads(text)
+    except (StopIteration, ValueError, TypeError, RecursionError):
+        return None
+    return value if type(value) is dict else None
 
 
 def parse(data: bytes | str) -> JSON:

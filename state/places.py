@@ -21,6 +21,14 @@ _KEYS: Final = " UNION ".join(
     f" WHERE {column} IS NOT NULL AND seq > ?1 AND seq <= ?2"
     for column in COLUMNS
 )
+_NOTED: Final = "EXISTS (SELECT 1 FROM places p WHERE p.key = k.key AND p.block = k.block)"
+_COMPARED: Final = f"SELECT COUNT(*), SUM(NOT {_NOTED}) FROM ({_KEYS}) k"  # noqa: S608 - as above
+_UNNOTED: Final = f"SELECT key, block FROM ({_KEYS}) k WHERE NOT {_NOTED} ORDER BY key, block"  # noqa: S608 - as above
+_STRAY: Final = (
+    f"SELECT key, block FROM places p WHERE p.block < 0 OR p.block >= ?1 / {BLOCK_EVENTS} OR NOT EXISTS ("  # noqa: S608 - as above
+    f"SELECT 1 FROM events e WHERE e.seq > p.block * {BLOCK_EVENTS} AND e.seq <= (p.block + 1) * {BLOCK_EVENTS} AND "
+    "(p.key = 'action/' || e.action OR p.key = 'session/' || e.session OR p.key = 'task/' || e.task)) LIMIT ?2"
+)
 
 
 def covered(head: int) -> int:
@@ -46,17 +54,15 @@ def rebuild(db: sqlite3.Connection, head: int) -> None:
 def discrepancies(db: sqlite3.Connection, head: int, limit: int = 5) -> list[tuple[int, str]]:
     """What is not noted as the events say: (an event near it, in words). Compared a stretch at a time: constant memory."""
     found: list[tuple[int, str]] = []
+    expected, missing = 0, 0
     for before in range(0, covered(head), STRETCH_EVENTS):
-        until = before + STRETCH_EVENTS
-        expected = set(db.execute(_KEYS, (before, until)))
-        blocks = (before // BLOCK_EVENTS, until // BLOCK_EVENTS)
-        noted = set(db.execute("SELECT key, block FROM places WHERE block >= ? AND block < ?", blocks))
-        for key, block in sorted(expected ^ noted):
-            would = "would not find it" if (key, block) in expected else "would look for it in vain"
-            found.append((block * BLOCK_EVENTS + 1, f"a search for {key} {would}"))
-        if len(found) >= limit:
-            break
-    beyond = "SELECT COUNT(*) FROM places WHERE block < 0 OR block >= ?"
-    if count := db.execute(beyond, (covered(head) // BLOCK_EVENTS,)).fetchone()[0]:
-        found.append((head, f"{count} places are beyond the last event"))
-    return found[:limit]
+        count, unnoted = db.execute(_COMPARED, (before, before + STRETCH_EVENTS)).fetchone()
+        expected, missing = expected + count, missing + (unnoted or 0)
+        if unnoted and len(found) < limit:
+            for key, block in db.execute(_UNNOTED, (before, before + STRETCH_EVENTS)):
+                found.append((block * BLOCK_EVENTS + 1, f"a search for {key} would not find it"))
+    if expected - missing != db.execute("SELECT COUNT(*) FROM places").fetchone()[0]:
+        for key, block in db.execute(_STRAY, (covered(head), limit)):
+            near = min(max(1, block * BLOCK_EVENTS + 1), head)
+            found.append((near, f"a search for {key} would look for it in vain"))
+    return sorted(found)[:limit]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -114,37 +115,41 @@ def _check_chain(
 ) -> list[tuple[int, int]]:
     """Follow the chain. Returns (epoch, seq of its ledger.opened) for every epoch."""
     total = reader.rows("SELECT COALESCE(MAX(seq), 0) FROM events")[0][0]
-    previous, expected, searches = None, 1, 0
+    link, parse = chain.link, chain.parse_object
+    previous, last, at, searches, count = None, 0, 0, 0, 0
     openings: list[tuple[int, int]] = []
-    for row in _rows(reader.connection):
-        seq, at, type_, body, payload_hash, hash_, *columns = row
-        if seq != expected:
-            count = seq - expected
-            report.add(expected, "deleted", f"{count} event{'s' * (count > 1)} before event {seq} are gone")
-        elif chain.link(seq, at, type_, body, payload_hash, previous) != hash_:
-            place = None
-            if searches < _SEARCHES_MAX:
-                searches += 1
-                place = _place_of(reader.connection, seq, previous)
-            if place is not None:
-                report.add(seq, "reordered", f"the event that belongs here stands at {place}")
+    for page in _pages(reader.connection):
+        for seq, at, type_, body, payload_hash, hash_, session, task, action in page:
+            if seq != last + 1:
+                gone = seq - last - 1
+                report.add(last + 1, "deleted", f"{gone} event{'s' * (gone > 1)} before event {seq} are gone")
+            elif link(seq, at, type_, body, payload_hash, previous) != hash_:
+                place = None
+                if searches < _SEARCHES_MAX:
+                    searches += 1
+                    place = _place_of(reader.connection, seq, previous)
+                if place is not None:
+                    report.add(seq, "reordered", f"the event that belongs here stands at {place}")
+                else:
+                    report.add(seq, "edited", f"its hash does not fit what it says ({type_})")
+            value = parse(body)
+            if value is None:
+                report.add(seq, "edited", "its body is not a JSON object")
             else:
-                report.add(seq, "edited", f"its hash does not fit what it says ({type_})")
-        event = _parsed(seq, at, type_, body, payload_hash, hash_)
-        if event is None:
-            report.add(seq, "edited", "its body is not a JSON object")
-        else:
-            if [event.body.get(name) for name in ("session", "task", "action")] != columns:
-                report.add(seq, "column-changed", "session, task or action beside the body are not the body's")
-            if type_ == "ledger.opened":
-                openings.append((int(event.body.get("epoch", 0)), seq))
-            if replay is not None and (why := replay.feed(event)):
-                report.add(seq, "impossible", why)
-        previous, expected = hash_, seq + 1
-        report.events += 1
-        report.head = Head(seq, hash_, at)
-        if progress is not None and (report.events % PAGE_ROWS == 0 or seq == total):
-            progress(seq, total)
+                said = value.get
+                if said("session") != session or said("task") != task or said("action") != action:
+                    report.add(seq, "column-changed", "session, task or action beside the body are not the body's")
+                if type_ == "ledger.opened":
+                    openings.append((int(value.get("epoch", 0)), seq))
+                if replay is not None and (why := replay.feed(Event(seq, at, type_, value, payload_hash, hash_))):
+                    report.add(seq, "impossible", why)
+            previous, last = hash_, seq
+        count += len(page)
+        if progress is not None:
+            progress(last, total)
+    report.events = count
+    if previous is not None:
+        report.head = Head(last, previous, at)
     if report.events == 0:
         report.add(0, "deleted", "there is no event at all")
     report.epoch = openings[-1][0] if openings else 0
@@ -163,7 +168,8 @@ def _check_anchor(
     given_up: dict[int, int] = {}  # first event after a restore -> last event that it gave up
     last: Anchored | None = None
     epochs = {epoch for epoch, _ in openings}
-    seen = lost = replaced = 0
+    seen = lost = 0
+    replaced: list[int] = []  # the first and the last
     for line in lines:
         seen += 1
         if last is not None and grave_when_missing and (line.epoch, line.seq) < (last.epoch, last.seq):
@@ -182,13 +188,15 @@ def _check_anchor(
         if not found:
             lost = max(lost, line.seq)
         elif found[0][0] != line.hash:
-            replaced += 1
-            report.add(
-                line.seq, "replaced", "another event was anchored here: the file was replaced, or its chain rebuilt"
-            )
+            replaced = [min([line.seq, *replaced]), max([line.seq, *replaced])]
         elif line.epoch == report.epoch:
             report.anchored = max(report.anchored, line.seq)
-    if lost:
+    if replaced:
+        first, others = replaced[0], f" to {replaced[1]}" if replaced[1] > replaced[0] else ""
+        gone = f"; and what was anchored up to event {lost} is not in it" if lost else ""
+        detail = f"other events were anchored as {first}{others}: the file was replaced, or its chain rebuilt{gone}"
+        report.add(first, "replaced", detail)
+    elif lost:
         _report_lost_tail(reader, report, lost)
     for restart, seq in given_up.items():
         detail = f"a restore gave up what was anchored before, up to event {seq}"
@@ -224,26 +232,28 @@ def _report_lost_tail(reader: LedgerReader, report: Report, lost: int) -> None:
 def _check_payloads(db: sqlite3.Connection, report: Report) -> None:
     """Every payload is the one that its event vouches for, or was erased by a later event."""
     rows = db.execute(
-        "SELECT e.seq, e.payload_hash, p.seq, p.encoding, p.salt, p.data FROM events e LEFT JOIN payloads p ON p.seq = e.seq"
-        " WHERE e.payload_hash IS NOT NULL ORDER BY e.seq"
+        "SELECT e.seq, e.payload_hash, p.encoding, p.salt, p.data, x.seq FROM events e LEFT JOIN payloads p ON p.seq = e.seq"
+        " LEFT JOIN erasures x ON x.erased = e.seq WHERE e.payload_hash IS NOT NULL ORDER BY e.seq"
     )
-    tombstones = _Tombstones(db)
-    for seq, payload_hash, present, encoding, salt, data in rows:
-        if present is None:
-            if seq in tombstones:
-                report.erased += 1
-            else:
-                report.add(seq, "payload-deleted", "its payload is gone, and no tombstone says why")
-            continue
-        report.payloads += 1
-        try:
-            fits = chain.salted_hash(salt, chain.unpack(encoding, data)) == payload_hash
-        except (ValueError, TypeError):
-            fits = False
-        if not fits:
-            report.add(seq, "payload-changed", "its payload is not the one that was recorded")
-        if seq in tombstones:
-            report.add(seq, "payload-returned", "it was erased, and a payload is there again")
+    salted_hash, unpack = chain.salted_hash, chain.unpack
+    while page := rows.fetchmany(PAGE_ROWS):
+        for seq, payload_hash, encoding, salt, data, erasure in page:
+            erased = erasure is not None and _erases(db, erasure, seq)
+            if encoding is None:
+                if erased:
+                    report.erased += 1
+                else:
+                    report.add(seq, "payload-deleted", "its payload is gone, and no tombstone says why")
+                continue
+            try:
+                fits = salted_hash(salt, unpack(encoding, data)) == payload_hash
+            except (ValueError, TypeError):
+                fits = False
+            if not fits:
+                report.add(seq, "payload-changed", "its payload is not the one that was recorded")
+            if erased:
+                report.add(seq, "payload-returned", "it was erased, and a payload is there again")
+            report.payloads += 1
     strays = "SELECT p.seq FROM payloads p LEFT JOIN events e USING (seq) WHERE e.payload_hash IS NULL ORDER BY p.seq LIMIT 20"
     for (seq,) in db.execute(strays):
         report.add(seq, "payload-stray", "a payload that no event vouches for")
@@ -275,43 +285,27 @@ def _check_signatures(reader: LedgerReader, report: Report, lines: list[Anchored
             report.add(line.seq, "signature-wrong", "its anchored head was not signed with this key")
 
 
-class _Tombstones:
-    """The erased sequence numbers, looked up in the events themselves: the projection might lie."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __contains__(self, seq: int) -> bool:
-        row = self._db.execute("SELECT seq FROM erasures WHERE erased = ?", (seq,)).fetchone()
-        if row is None:
-            return False
-        body = self._db.execute("SELECT body FROM events WHERE seq = ? AND type = 'payload.erased'", row).fetchone()
-        value = chain.parse(body[0]) if body is not None else None
-        return isinstance(value, dict) and value.get("erased") == seq
+def _erases(db: sqlite3.Connection, erasure: int, seq: int) -> bool:
+    """Whether the event `erasure` says that this payload was erased: the projection alone might lie."""
+    row = db.execute("SELECT body FROM events WHERE seq = ? AND type = 'payload.erased'", (erasure,)).fetchone()
+    value = chain.parse_object(row[0]) if row is not None else None
+    return value is not None and value.get("erased") == seq
 
 
-def _rows(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+def _pages(db: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     cursor = db.execute(
         "SELECT seq, at, type, body, payload_hash, hash, session, task, action FROM events ORDER BY seq"
     )
     while page := cursor.fetchmany(PAGE_ROWS):
-        yield from page
+        yield page
 
 
 def _place_of(db: sqlite3.Connection, seq: int, previous: str | None) -> int | None:
     """Where the event stands that follows `previous` as number `seq`, if it is still in the file."""
-    for other, at, type_, body, payload_hash, hash_, *_ in _rows(db):
+    for other, at, type_, body, payload_hash, hash_, *_ in itertools.chain.from_iterable(_pages(db)):
         if other != seq and chain.link(seq, at, type_, body, payload_hash, previous) == hash_:
             return int(other)
     return None
-
-
-def _parsed(seq: int, at: int, type_: str, body: str, payload_hash: str | None, hash_: str) -> Event | None:
-    try:
-        value = chain.parse(body)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return Event(seq, at, type_, value, payload_hash, hash_) if isinstance(value, dict) else None
 
 
 def _size(path: Path) -> int:
