@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from perdure.daemon.clock import MICROSECONDS, iso
 from perdure.daemon.resumption import chain
-from perdure.policies.commands import redirection_targets
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.model import Decision, Facts, Grant, Obligations, ProposedAction, RuleHit
 from perdure.state import projections
@@ -119,18 +116,8 @@ def as_policies_see(prepared: Prepared, proposal: Proposal) -> ProposedAction:
         cwd=prepared.cwd,
         host=urlsplit(prepared.url).hostname if prepared.url else None,
         method=prepared.method,
-        targets=_redirection_targets(prepared),
+        targets=prepared.named,
     )
-
-
-def _redirection_targets(prepared: Prepared) -> dict[str, str] | None:
-    """Where a script's redirections really lead: the policies resolve no links themselves."""
-    if prepared.script is None or prepared.cwd is None:
-        return None
-    cwd = prepared.cwd
-    return {
-        written: os.path.realpath(Path(cwd) / written) for written in redirection_targets(prepared.script, prepared.cwd)
-    }
 
 
 def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confidence: float, steps: int) -> Facts:

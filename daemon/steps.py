@@ -165,7 +165,7 @@ class Steps:
                 "script": seen.script,
                 "host": seen.host,
                 "method": seen.method,
-                "targets": dict(seen.targets) if seen.targets is not None else None,
+                "targets": {text: list(paths) for text, paths in seen.targets.items()} if seen.targets is not None else None,
             }
         if assessment is not None:
             payload["confidence"] = asdict(assessment)

@@ -52,7 +52,7 @@ def _arguments(rule: Rule, tools: list[ToolSignature], complaints: Complaints) -
                     break
                 if key == "args":
                     _pattern(rule, name, rule.args[name], tool, complaints)
-    if rule.under and tools and not any(tool.paths or is_command(tool) for tool in tools):
+    if rule.under and tools and not any(tool.paths or tool.takes_command for tool in tools):
         complaints.add(_place(rule, "path"), f"`path` for {tools[0].name}", "a tool with a path among its arguments")
     for key, values, argument in (("host", rule.hosts, "url"), ("method", rule.methods, "url")):
         if values and tools and not any(argument in (tool.args_schema.get("properties") or {}) for tool in tools):
@@ -64,11 +64,6 @@ def _arguments(rule: Rule, tools: list[ToolSignature], complaints: Complaints) -
                 f"the host {short(host)!r}",
                 "a host name without scheme, port or path; *.NAME for all below NAME",
             )
-
-
-def is_command(tool: ToolSignature) -> bool:
-    """Whether the tool takes a command of the caller's choice."""
-    return bool({"command", "script"} & (tool.args_schema.get("properties") or {}).keys())
 
 
 def _pattern(rule: Rule, name: str, pattern: ArgumentPattern, tool: ToolSignature, complaints: Complaints) -> None:

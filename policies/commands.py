@@ -10,11 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from perdure.policies.file_arguments import (
+    FileArgument,
+    Named,
+    assigned_by,
+    entered,
+    files_named,
+    found_by,
+    located,
+    wrapper_files,
+)
 from perdure.policies.hazards import doubts
 from perdure.policies.patterns import lexical
 from perdure.policies.programs import DOES_BY_OPTION, Run, subcommand_of
 from perdure.policies.shell import NESTING_MAX, RUNS_MAX, SCRIPT_BYTES_MAX, Findings, ScriptReader
-from perdure.policies.words import Word, literal
+from perdure.policies.words import PIPE, UNCERTAIN, Word, literal
 from perdure.policies.wrappers import INTERPRETER, OPAQUE, SHELL, WRAPPERS, command_within, run_by_interpreter
 
 WORDS_MAX = 1_000
@@ -25,11 +35,15 @@ KEYWORDS = frozenset({"!", "[[", "]]", "{", "}", "case", "coproc", "do", "done",
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Every program that would run, in order; every file that a redirection writes, as written; why the rest is unknown."""
+    """Every program that would run, in order; every file that is certainly written (by a redirection, by `tee`), as written; why
+    the rest is unknown. `files` are all files that the command names, the written ones too; `unlocated` says why there may be
+    more."""
 
     programs: tuple[Run, ...] = ()
     writes: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    files: tuple[FileArgument, ...] = ()
+    unlocated: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=256)
@@ -50,9 +64,9 @@ def analyse(argv: Sequence[str] | None, script: str | None, cwd: str | None = No
     return _analysed(tuple(argv) if argv is not None and script is None else None, script, cwd)
 
 
-def redirection_targets(script: str, cwd: str | None = None) -> tuple[str, ...]:
-    """The files that the script's redirections write, as written: for resolving them before the policies are asked."""
-    return analyse(None, script, cwd).writes
+def named_files(argv: Sequence[str] | None, script: str | None, cwd: str | None = None) -> tuple[FileArgument, ...]:
+    """The files that a command names: for resolving them before the policies are asked."""
+    return analyse(argv, script, cwd).files
 
 
 class _CommandReader:
@@ -61,18 +75,36 @@ class _CommandReader:
     def __init__(self, cwd: str | None) -> None:
         self.cwd = cwd
         self.relative = False  # whether a program was named relative to the working directory
+        self.moves: list[tuple[str, list[Word]]] = []  # every change of the command's own directory
+        self.elsewhere = False  # whether a program was told to work in another directory
         self.findings = Findings()
         self.special = {"trap": self._trap, "ssh": self._ssh, "watch": self._watch, "find": self._find}
         self.doubt = self.findings.doubt
         self.script = ScriptReader(self.findings, self.command).read
 
     def result(self) -> Analysis:
-        moves = any(run.program.rpartition("/")[2] in {"cd", "pushd", "popd"} for run in self.findings.runs)
-        if moves and any(not target.startswith("/") for target in self.findings.writes):
+        found = self.findings
+        if self.moves and any(not target.startswith("/") for target in self.findings.writes):
             self.doubt("a relative redirection in a command that changes its directory")
-        if moves and self.relative:
+        if self.moves and self.relative:
             self.doubt("a relative program in a command that changes its directory")
-        return Analysis(tuple(self.findings.runs), tuple(self.findings.writes), tuple(self.findings.unknown))
+        starts = None if self.elsewhere else entered(self.moves)
+        files, all_told = located(found.files, found.variables, starts)
+        if not all_told:
+            found.unlocated["a file whose name or directory is only known when it runs"] = None
+        return Analysis(tuple(found.runs), tuple(found.writes), tuple(found.unknown), files, tuple(found.unlocated))
+
+    def _files(self, named: Named) -> None:
+        found = self.findings
+        found.files += named.files
+        self.elsewhere = self.elsewhere or named.moves
+        if named.doubt is not None:
+            found.unlocated[named.doubt] = None
+        for word in named.writes:
+            if word.text is not None:
+                found.writes[word.text] = None
+            elif word != PIPE:
+                self.doubt("a program that writes a file whose name is not certain")
 
     def command(self, words: list[Word], nesting: int) -> None:
         """One command's words: the program, and whatever it runs in turn."""
@@ -101,10 +133,16 @@ class _CommandReader:
             self.doubt(f"the shell's word {program} where a program should be")
             self.command(rest, nesting + 1)
             return
+        if name in {"cd", "pushd", "popd"}:
+            self.moves.append((name, rest))
+        for variable in assigned_by(name, rest):
+            self.findings.assign(variable, None)
         reader = self.special.get(name) or self._runner(name)
         if reader is not None:
             reader(name, rest, nesting)
-        elif (reason := doubts(name, rest)) is not None:
+            return
+        self._files(files_named(name, rest))
+        if (reason := doubts(name, rest)) is not None:
             self.doubt(reason)
 
     def _runner(self, name: str) -> Callable[[str, list[Word], int], None] | None:
@@ -132,6 +170,7 @@ class _CommandReader:
             self.script(words[0].text or "", nesting + 1)
 
     def _ssh(self, _name: str, words: list[Word], nesting: int) -> None:
+        self.findings.unlocated["ssh uses files of another machine"] = None
         position = 0
         while position < len(words) and words[position].may_be_option:
             text = words[position].text
@@ -188,6 +227,7 @@ class _CommandReader:
                     self.doubt(f"{name} {word.text}")
                 else:
                     self._script_file(word.text)
+                    self._files(files_named(word.text, words[position + 1 :]))
                 return
         self.doubt(f"{name} runs what it reads")
 
@@ -210,9 +250,16 @@ class _CommandReader:
             self.doubt(found)
         elif found:
             self._script_file(found[0])
+            self._files(files_named(found[0], words[1:]))
 
     def _wrapper(self, name: str, words: list[Word], nesting: int) -> None:
         found = command_within(name, words)
+        inner = [] if not isinstance(found, list) else found[:-1] if found[-1:] == [UNCERTAIN] else found
+        own = words[: len(words) - len(inner)]
+        self._files(wrapper_files(name, own))
+        for word in own:
+            if name in {"env", "sudo"} and "=" in (word.text if word.text is not None else word.prefix):
+                self.findings.assign((word.text or word.prefix).partition("=")[0], None)
         if isinstance(found, str):
             self.doubt(found)
             operands = [
@@ -223,6 +270,8 @@ class _CommandReader:
             self.command(found, nesting + 1)
 
     def _find(self, _name: str, words: list[Word], nesting: int) -> None:
+        starts, each = found_by(words)
+        self.findings.files += [(start, False) for start in starts]
         position = 0
         while position < len(words):
             word = words[position]
@@ -235,7 +284,7 @@ class _CommandReader:
                     (index for index in range(position, len(words)) if words[index].text in {";", "+"}), len(words)
                 )
                 inner = [
-                    Word(None, "./")
+                    each
                     if one.text == "{}"
                     else Word(None, one.text[: one.text.index("{}")])
                     if one.text and "{}" in one.text
@@ -248,3 +297,7 @@ class _CommandReader:
                     self.doubt(f"find {word.text} without a command")
             elif word.text in {"-delete", "-fprint", "-fprint0", "-fprintf", "-fls"}:
                 self.doubt(f"find {word.text}")
+            elif word.text in {"-samefile", "-anewer", "-cnewer", "-newer"}:
+                self.findings.files += [(one, False) for one in words[position : position + 1]]
+            elif word.text == "-files0-from":
+                self.findings.unlocated["find reads where to begin"] = None

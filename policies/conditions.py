@@ -7,7 +7,7 @@ arguments that it would read differently from the tool make every condition an e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +189,15 @@ class Vocabulary:
             self._check_pattern(text, literal)
         self._used |= {name for name in self.types if name in text}
         return Condition(text, expression.eval)
+
+    def compile_any(self, texts: Sequence[str], *, obligation: bool) -> Condition | None:
+        """One condition that is certainly false only where each of these is; None where they do not compile together."""
+        env = self._env_obligations if obligation else self._env
+        text = " || ".join(f"(\n{text}\n)" for text in texts)
+        try:
+            return Condition(text, env.compile(text).eval)
+        except Exception:  # noqa: BLE001 (too deep, too long: then each is asked on its own)
+            return None
 
     def activation(self, action: ProposedAction, facts: Facts) -> Any:
         """The values of one question, shared by all conditions. Only names that some condition uses are handed over.

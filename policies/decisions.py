@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from perdure.policies.conditions import Condition, Vocabulary
-from perdure.policies.matching import Binder, Check, Question, Verdict, value_fits
+from perdure.policies.matching import Binder, Check, Question, Verdict, certainly_false, value_fits
 from perdure.policies.model import (
     NOTHING_DECIDES,
     Decided,
@@ -23,6 +23,7 @@ from perdure.policies.model import (
     ToolSignature,
 )
 from perdure.policies.patterns import lexical, name_glob, text_glob
+from perdure.policies.rule_index import GROUP_MAX, RuleIndex
 from perdure.policies.rules import Equals, Glob, OneOf, PolicyFile, Rule
 
 if TYPE_CHECKING:
@@ -33,16 +34,18 @@ EXPIRES_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class BoundRule:
-    """A rule with its checks for one tool."""
+    """A rule with its checks for one tool; `error` is the hit of one that could not be evaluated."""
 
     rule: Rule
     hit: RuleHit
+    error: RuleHit
     checks: tuple[tuple[str, Check], ...]
+    tests: tuple[Check, ...]  # the checks without their keys
 
     def verdict(self, question: Question) -> Verdict:
         """Whether the rule is about this action: True, False, or in words why that cannot be told."""
         doubt: Verdict = True
-        for _, check in self.checks:
+        for check in self.tests:
             found = check(question)
             if found is False:
                 return False
@@ -58,13 +61,6 @@ class _Counted:
     hits: list[RuleHit] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
     errors: list[tuple[RuleHit, str]] = field(default_factory=list)
-
-    def add(self, bound: BoundRule, verdict: Verdict) -> None:
-        if verdict is True:
-            self.hits.append(bound.hit)
-            self.rules.append(bound.rule)
-        elif verdict is not False:
-            self.errors.append((replace(bound.hit, decide="error"), verdict))
 
 
 def unmet_obligations(obligations: Obligations, facts: Facts) -> tuple[str, ...]:
@@ -111,25 +107,47 @@ class PolicySet:
         )
         self._resolve = resolve
         self.vocabularies = {name: Vocabulary(signature) for name, signature in signatures.items()}
-        self._bound: dict[str, tuple[BoundRule, ...]] = {name: self._bind(name) for name in signatures}
+        self._bound: dict[str, RuleIndex[BoundRule]] = {name: self._bind(name) for name in signatures}
 
     # -- binding ------------------------------------------------------------------------------------------------------
 
-    def bound(self, tool: str) -> tuple[BoundRule, ...]:
+    def bound(self, tool: str) -> Sequence[BoundRule]:
         """The rules about `tool`. One that was not known at load still meets every rule that names it or `*`."""
+        return self._index(tool).rules
+
+    def _index(self, tool: str) -> RuleIndex[BoundRule]:
         found = self._bound.get(tool)
         return self._bind(tool) if found is None else found
 
-    def _bind(self, tool: str) -> tuple[BoundRule, ...]:
+    def _bind(self, tool: str) -> RuleIndex[BoundRule]:
         signature = self.signatures.get(tool) or ToolSignature(name=tool, effect="once", args_schema={})
         binder = Binder(signature, self.workspace, self._resolve)
         vocabulary = self.vocabularies.get(tool)
+        rules = [rule for rule in self.rules if any(name_glob(glob)(tool) for glob in rule.tools)]
         bound: list[BoundRule] = []
-        for rule in self.rules:
-            if any(name_glob(glob)(tool) for glob in rule.tools):
-                hit = RuleHit(name=rule.name, file=rule.file, line=rule.line, decide=rule.decide or "require")
-                bound.append(BoundRule(rule, hit, binder.checks(rule, _condition(rule, vocabulary))))
-        return tuple(bound)
+        for rule in rules:
+            hit = RuleHit(name=rule.name, file=rule.file, line=rule.line, decide=rule.decide or "require")
+            checks = binder.checks(rule, _condition(rule, vocabulary))
+            tests = tuple(check for _, check in checks)
+            bound.append(BoundRule(rule, hit, replace(hit, decide="error"), checks, tests))
+        index = RuleIndex(bound)
+        conditional: dict[bool, list[int]] = {False: [], True: []}
+        for position, one in enumerate(bound):
+            if vocabulary is not None and [key for key, _ in one.checks] == ["when"]:
+                conditional[one.rule.require is not None].append(position)
+            else:
+                index.add(position, binder.found_by(one.rule))
+        for obligation, positions in conditional.items():
+            for start in range(0, len(positions), GROUP_MAX):
+                group = positions[start : start + GROUP_MAX]
+                texts = [bound[position].rule.when or "" for position in group]
+                together = vocabulary.compile_any(texts, obligation=obligation) if vocabulary is not None else None
+                if together is None or len(group) == 1:
+                    for position in group:
+                        index.add(position, None)
+                else:
+                    index.group(group, certainly_false(together))
+        return index
 
     def question(self, action: ProposedAction, facts: Facts, *, written: bool = False) -> Question:
         """The action and its facts, ready to be checked against rules."""
@@ -139,12 +157,35 @@ class PolicySet:
 
     def obligations(self, action: ProposedAction, facts: Facts) -> Obligations:
         """First pass: what must hold before the action may be automatic; the strictest of all matching rules."""
-        question = self.question(action, facts)
-        counted = _Counted()
-        for bound in self.bound(action.tool):
-            if bound.rule.require is not None and not bound.rule.shadow and bound.verdict(question) is True:
-                counted.add(bound, True)
-        return strictest(counted.rules, counted.hits)
+        return self.required(self.question(action, facts))
+
+    def required(self, question: Question) -> Obligations:
+        """The first pass over a prepared question."""
+        asking = [
+            bound
+            for bound, verdict in self._standing(question)
+            if verdict is True and bound.rule.require is not None and not bound.rule.shadow
+        ]
+        return strictest([bound.rule for bound in asking], [bound.hit for bound in asking])
+
+    def _standing(self, question: Question) -> Sequence[tuple[BoundRule, bool | str]]:
+        """Every rule that is about the action, or of which that cannot be told, in order; found once for both passes."""
+        known: Sequence[tuple[BoundRule, bool | str]] | None = question.standing
+        if known is None:
+            found: list[tuple[BoundRule, bool | str]] = []
+            for bound in self._index(question.action.tool).candidates(question):
+                verdict: Verdict = True
+                for check in bound.tests:
+                    one = check(question)
+                    if one is False:
+                        verdict = False
+                        break
+                    if one is not True:
+                        verdict = one
+                if verdict is not False:
+                    found.append((bound, verdict))
+            question.standing = known = found
+        return known
 
     def decide(
         self, action: ProposedAction, facts: Facts, *, grants: Sequence[Grant] = (), unmet: Sequence[str] = ()
@@ -163,10 +204,13 @@ class PolicySet:
         """Both passes over a prepared question at once; `unmet` None: the facts themselves say which obligations are met.
         `enforce_shadow` lets shadow rules count like all others."""
         live, shadow = _Counted(), _Counted()
-        for bound in self.bound(question.action.tool):
-            verdict = bound.verdict(question)
-            if verdict is not False:
-                (shadow if bound.rule.shadow and not enforce_shadow else live).add(bound, verdict)
+        for bound, verdict in self._standing(question):
+            counted = shadow if bound.rule.shadow and not enforce_shadow else live
+            if verdict is True:
+                counted.hits.append(bound.hit)
+                counted.rules.append(bound.rule)
+            elif isinstance(verdict, str):
+                counted.errors.append((bound.error, verdict))
         if unmet is None:
             unmet = unmet_obligations(strictest(live.rules, live.hits), question.facts)
         decision = self._compose(live, question, grants, unmet)
@@ -192,11 +236,18 @@ class PolicySet:
     ) -> Decision:
         hits = counted.hits
         rules = (*hits, *(hit for hit, _ in counted.errors)) if counted.errors else tuple(hits)
-        denied = [hit for hit in hits if hit.decide == "deny"]
+        denied: list[RuleHit] = []
+        asking: list[RuleHit] = []
+        automatic: list[RuleHit] = []
+        for hit in hits:
+            if hit.decide == "auto":
+                automatic.append(hit)
+            elif hit.decide == "escalate":
+                asking.append(hit)
+            elif hit.decide == "deny":
+                denied.append(hit)
         if denied:
             return self._decision("deny", rules, f"denied by {_cited(denied)}")
-        asking = [hit for hit in hits if hit.decide == "escalate"]
-        automatic = [hit for hit in hits if hit.decide == "auto"]
         undecided = not asking and not automatic
         questions = [hit.name for hit in asking] or ([NOTHING_DECIDES] if undecided else [])
         granted = {name: grant for name in questions if (grant := self._grant(name, question, grants)) is not None}
@@ -286,7 +337,7 @@ def strictest(rules: Sequence[Rule], hits: Sequence[RuleHit]) -> Obligations:
         confidence=max((one.confidence for one in asked), default=0.0),
         session_confidence=max((one.session_confidence for one in asked), default=0.0),
         max_per_hour=min(limits, default=None),
-        rules=tuple(replace(hit, decide="require") for _, hit in required),
+        rules=tuple(hit if hit.decide == "require" else replace(hit, decide="require") for _, hit in required),
     )
 
 

@@ -88,12 +88,14 @@ def _because(key: str, bound: BoundRule, question: Question) -> str:
     rule, action = bound.rule, question.action
     data = rule_data(rule)
     head, _, name = key.partition(".")
-    wanted = data[head][name] if name else data[head]
+    wanted = data[head][name] if name else data.get(head, "programs that can all be told")
     if head == "when":
         return f"`when: {rule.when}` is false"
     if head == "path":
-        paths = question.paths
-        has = paths if isinstance(paths, str) else ", ".join(paths) or "no path"
+        reach = question.reach
+        has = ", ".join((*reach.paths, *reach.trees)) or "no path"
+        if reach.doubt is not None:
+            has += f"; not certain: {reach.doubt}"
     elif head == "program":
         analysis = question.analysis
         has = "no command" if analysis is None else ", ".join(map(str, analysis.programs)) or "no program"

@@ -195,21 +195,11 @@ HAZARDS: Mapping[str, Hazards] = {
 # `-o` of these lists and the like is no letter of an option cluster but of its own kind: single-dash long options.
 SINGLE_DASH_LONG = frozenset({"find", "nmap", "openssl", "ip"})
 
-_TEXT_WRITERS = {"tee": "tee writes the files that it is given"}
-
 
 def doubts(name: str, words: Sequence[Word]) -> str | None:
     """Why it is not certain that the program `name` only does what its name says, with these arguments; None where it is."""
     if name in {"alias", "unalias", "function"}:
         return f"{name} changes what later words mean"
-    if name in _TEXT_WRITERS:
-        return (
-            None
-            if all(
-                word.text in {"-a", "-i", "--append", "-p", "/dev/null", "/dev/stderr", "/dev/stdout"} for word in words
-            )
-            else _TEXT_WRITERS[name]
-        )
     if name in {"awk", "gawk", "mawk", "nawk", "original-awk"}:
         return _awk(words)
     if name in {"sed", "gsed"}:
@@ -400,8 +390,11 @@ def _sed(words: Sequence[Word]) -> str | None:
             "--posix",
             "--debug",
             "--sandbox",
-        } or (word.text is not None and re.fullmatch(r"-[nErsuz]+", word.text)):
-            pass
+        } or (
+            word.text is not None
+            and re.fullmatch(r"-[nErsuz]+|-[nErsuz]*i[\w.~-]*|--in-place(?:=[\w.~-]*)?", word.text)
+        ):
+            pass  # the files of `-i` are found where all files are
         elif word.text is not None and re.fullmatch(r"-[nErsuz]+e", word.text):
             position += 1
             scripts.append(words[position].text if position < len(words) else None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from perdure.policies.commands import named_files
 from perdure.policies.conditions import FACTS
 from perdure.policies.decisions import PolicySet
 from perdure.policies.documents import Complaints, Place, nearest, short
@@ -73,19 +74,27 @@ def action_of(
         if name in full
     }
     url, method = full.get("url"), full.get("method")
-    argv = full.get("command")
-    script = full.get("script")
+    command, script = full.get("command"), full.get("script")
+    argv = [str(word) for word in command] if isinstance(command, list) else None
+    script = script if isinstance(script, str) else None
+    cwd = paths["cwd"][0] if paths.get("cwd") else workspace
+    named = named_files(argv, script, cwd) if signature.takes_command else ()
     return ProposedAction(
         tool=signature.name,
         args=dict(args),
         effect=signature.effect,
         provenance=dict.fromkeys(args, ("instruction",)) | dict(provenance or {}),
         paths=paths,
-        argv=[str(word) for word in argv] if isinstance(argv, list) else None,
-        script=script if isinstance(script, str) else None,
-        cwd=workspace,
+        argv=argv,
+        script=script,
+        cwd=cwd,
         host=_host(url) if isinstance(url, str) else None,
         method=method.upper() if isinstance(method, str) else None,
+        targets={
+            one.text: (lexical(one.directory if one.glob else one.text, cwd),)
+            for one in named
+            if not (one.glob and one.text.startswith("~"))
+        },
     )
 
 

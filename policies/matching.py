@@ -8,19 +8,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from perdure.policies.commands import Analysis, analyse
 from perdure.policies.conditions import Condition, Vocabulary
 from perdure.policies.model import Facts, ProposedAction, ToolSignature
 from perdure.policies.patterns import host_check, is_under, lexical, name_glob, plain_host, text_glob
 from perdure.policies.programs import is_program
+from perdure.policies.rule_index import Lead, found_by
 from perdure.policies.rules import ArgumentPattern, Equals, Glob, OneOf, Rule, Sources, Under
 
 Verdict: TypeAlias = "bool | str"
 Check: TypeAlias = "Callable[[Question], Verdict]"
 
 HARMLESS_TARGETS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/fd/2"})
+
+
+class Reach(NamedTuple):
+    """The files of an action: `paths`, and `trees`, of which all that lies below counts too; `doubt` says in words why there
+    may be others."""
+
+    paths: tuple[str, ...]
+    trees: tuple[str, ...] = ()
+    doubt: str | None = None
 
 
 class Question:
@@ -34,6 +44,7 @@ class Question:
         self.facts = facts
         self.vocabulary = vocabulary
         self.written = written
+        self.standing: Any = None  # the rules that are about it, once they have been looked for
 
     @cached_property
     def activation(self) -> Any:
@@ -52,26 +63,35 @@ class Question:
             return None
         return analyse(self.action.argv, self.action.script, self.action.cwd)
 
+    @property
+    def takes_command(self) -> bool:
+        """Whether the caller chose what is run."""
+        return self.vocabulary is None or self.vocabulary.signature.takes_command
+
     @cached_property
-    def paths(self) -> tuple[str, ...] | str:
-        """Every path that the action names or its command's redirections write, or why they are not all known."""
+    def reach(self) -> Reach:
+        """Every path that the action names; of a command that the caller chose, every file of it too."""
         action = self.action
-        found = [path for paths in action.paths.values() for path in paths]
+        paths = [path for paths in action.paths.values() for path in paths]
+        trees: list[str] = []
+        doubt: str | None = None
         if self.vocabulary is not None:
-            missing = [
-                name for name in self.vocabulary.signature.paths if name in action.args and not action.paths.get(name)
-            ]
-            if missing:
-                return f"the path in {missing[0]!r} was not resolved"
-        if self.analysis is not None:
+            for name in self.vocabulary.signature.paths:
+                if name in action.args and not action.paths.get(name):
+                    doubt = f"the path in {name!r} was not resolved"
+        analysis = self.analysis
+        if analysis is not None and self.takes_command:
             targets = action.targets or {}
-            for target in self.analysis.writes:
-                if target in HARMLESS_TARGETS:
+            for one in analysis.files:
+                if one.text in HARMLESS_TARGETS:
                     continue
-                if target not in targets:
-                    return f"where the redirection to {target!r} leads was not resolved"
-                found.append(targets[target])
-        return tuple(found)
+                if one.text not in targets:
+                    doubt = f"where {one.text!r} leads was not resolved"
+                else:
+                    # as written, a glob stands for whatever it may find
+                    (trees if one.below or (one.glob and self.written) else paths).extend(targets[one.text])
+            doubt = next(iter((*analysis.unlocated, *analysis.unknown)), doubt)
+        return Reach(tuple(paths), tuple(trees), doubt)
 
 
 class Roots:
@@ -84,12 +104,12 @@ class Roots:
         self._below_written = tuple(_with_slash(root) for root in self.written)
         self._below_resolved = tuple(_with_slash(root) for root in self.resolved)
 
-    def covers_all(self, question: Question, paths: Iterable[str]) -> bool:
+    def cover_all(self, question: Question, paths: Iterable[str]) -> bool:
         """Whether every path is a root or below one: components are compared, since every root ends in a slash here."""
         below = self._below_written if question.written else self._below_resolved
         return all(path.startswith(below) or _with_slash(path).startswith(below) for path in paths)
 
-    def touches_any(self, paths: Iterable[str], *, from_above: bool) -> bool:
+    def touch_any(self, paths: Iterable[str], *, from_above: bool) -> bool:
         """Whether a path lies under a root; `from_above`: or a root under the path (what moves a parent moves it too)."""
         return any(
             is_under(path, root) or (from_above and is_under(root, path)) for path in paths for root in self.either
@@ -124,11 +144,20 @@ class Binder:
         )
         if rule.under:
             found.append(("path", self._path(rule)))
-        if rule.programs:
-            found.append(("program", _programs(rule)))
+        # A rule that names no program means every program there is, and allows none that cannot be told.
+        if rule.programs or (strict and self.signature.takes_command):
+            found.append(
+                ("program", _programs(rule.programs or ("*",), strict=strict, governs_writes=bool(rule.under)))
+            )
         if condition is not None:
             found.append(("when", _condition(condition)))
         return tuple(found)
+
+    def found_by(self, rule: Rule) -> Lead | None:
+        """What the rule is found by in an index of the rules about this tool; None: it is always asked."""
+        roots = Roots(rule.under, self.workspace, self.resolve).either
+        from_above = self.signature.takes_command or "write" in self.signature.paths.values()
+        return found_by(rule, roots, paths=self.signature.paths, from_above=from_above)
 
     def _has(self, argument: str) -> bool:
         return argument in (self.signature.args_schema.get("properties") or {})
@@ -139,20 +168,20 @@ class Binder:
         if not rule.permissive:
 
             def touches(question: Question) -> Verdict:
-                paths = question.paths
-                if isinstance(paths, str):
-                    return paths
-                return roots.touches_any(paths, from_above=writes)
+                reach = question.reach
+                if roots.touch_any(reach.paths, from_above=writes) or roots.touch_any(reach.trees, from_above=True):
+                    return True
+                return False if reach.doubt is None else reach.doubt
 
             return touches
 
         def covers(question: Question) -> Verdict:
-            paths = question.paths
-            if isinstance(paths, str):
+            reach = question.reach
+            if reach.doubt is not None:
                 return False
-            if not paths and question.analysis is None:
+            if not (reach.paths or reach.trees or question.analysis is not None):
                 return False  # nothing that could lie under the directory: the rule is not about this action
-            return roots.covers_all(question, paths)
+            return roots.cover_all(question, reach.paths) and roots.cover_all(question, reach.trees)
 
         return covers
 
@@ -168,7 +197,7 @@ class Binder:
                 paths = question.action.paths.get(name)
                 if not paths:
                     return False if strict else f"the path in {name!r} was not resolved"
-                return roots.covers_all(question, paths) if strict else roots.touches_any(paths, from_above=writes)
+                return roots.cover_all(question, paths) if strict else roots.touch_any(paths, from_above=writes)
 
             return under
         fits = self._path_fits(pattern) if is_path else value_fits(pattern)
@@ -261,11 +290,8 @@ def _sources(name: str, wanted: Sources, strict: bool) -> Check:
     return compare
 
 
-def _programs(rule: Rule) -> Check:
-    wanted = rule.programs
-    governs_writes = bool(rule.under)
-
-    def strict(question: Question) -> Verdict:
+def _programs(wanted: Sequence[str], *, strict: bool, governs_writes: bool) -> Check:
+    def every(question: Question) -> Verdict:
         analysis = question.analysis
         if analysis is None or analysis.unknown or not analysis.programs:
             return False
@@ -273,7 +299,7 @@ def _programs(rule: Rule) -> Check:
             return False
         return all(any(is_program(program, name, exact=True) for name in wanted) for program in analysis.programs)
 
-    def loose(question: Question) -> Verdict:
+    def any_of_them(question: Question) -> Verdict:
         analysis = question.analysis
         if analysis is None:
             return False
@@ -281,7 +307,7 @@ def _programs(rule: Rule) -> Check:
             return True
         return f"what would run is not known: {analysis.unknown[0]}" if analysis.unknown else False
 
-    return strict if rule.permissive else loose
+    return every if strict else any_of_them
 
 
 def _condition(condition: Condition) -> Check:
@@ -290,3 +316,9 @@ def _condition(condition: Condition) -> Check:
         return activation if isinstance(activation, str) else condition.holds(activation)
 
     return evaluate
+
+
+def certainly_false(condition: Condition) -> Callable[[Question], bool]:
+    """Whether the condition is false for a question, with no error in any part of it that counts."""
+    check = _condition(condition)
+    return lambda question: check(question) is False

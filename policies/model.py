@@ -22,11 +22,17 @@ class ToolSignature:
     args_schema: Mapping[str, Any]
     paths: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def takes_command(self) -> bool:
+        """Whether the caller chooses what is run: then a rule that allows wants every program and file of it to be certain."""
+        return not {"command", "script"}.isdisjoint(self.args_schema.get("properties") or {})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposedAction:
     """One action as policies see it. `paths` maps arguments to resolved absolute paths; `argv` or `script` is what a
-    command tool will execute; `provenance` maps each argument to its sources, least trusted included."""
+    command tool will execute; `targets` maps each file that the command names, as written, to the absolute paths that it leads to
+    (several for a glob); `provenance` maps each argument to its sources, least trusted included."""
 
     tool: str
     args: Mapping[str, Any]
@@ -38,7 +44,7 @@ class ProposedAction:
     cwd: str | None = None
     host: str | None = None
     method: str | None = None
-    targets: Mapping[str, str] | None = None  # a command's redirection targets, as written -> resolved absolute path
+    targets: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,15 @@ from functools import lru_cache
 Check = Callable[[str], bool]
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether the pattern may match more than itself."""
+    return any(character in pattern for character in "*?[")
+
+
 @lru_cache(maxsize=4096)
 def name_glob(pattern: str) -> Check:
     """`*`, `?` and `[…]` over a name: for tools, programs and sources. Case counts."""
-    if not any(character in pattern for character in "*?["):
+    if not is_glob(pattern):
         return pattern.__eq__
     # fnmatch's regular expressions use atomic groups, so that they are linear; see cpython's Lib/fnmatch.py.
     matcher = re.compile(translate(pattern)).match

@@ -6,14 +6,15 @@ is doubted, and what is doubted is never automatic."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from perdure.policies.file_arguments import FILES_MAX
 from perdure.policies.hazards import is_safe_variable
 from perdure.policies.programs import Run
 from perdure.policies.shell_syntax import in_single_brackets, is_odd, join_lines, parser, takes_words_apart
-from perdure.policies.words import UNCERTAIN, Word, word_of
+from perdure.policies.words import UNCERTAIN, Word, literal, word_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -31,11 +32,24 @@ class Findings:
     runs: dict[Run, None] = field(default_factory=dict)
     writes: dict[str, None] = field(default_factory=dict)
     unknown: dict[str, None] = field(default_factory=dict)
+    files: list[tuple[Word, bool]] = field(
+        default_factory=list
+    )  # words that may name files; whether what is below counts
+    unlocated: dict[str, None] = field(default_factory=dict)  # why more files may be used than these
+    variables: dict[str, list[Word] | None] = field(default_factory=dict)  # every value given; None: it cannot be told
 
     def doubt(self, reason: str) -> None:
         """Something cannot be told; twenty reasons are enough."""
         if len(self.unknown) < 20:
             self.unknown[reason[:200]] = None
+
+    def assign(self, name: str, values: Sequence[Word] | None) -> None:
+        """A variable is given one of these values, or one that cannot be told."""
+        known = self.variables.setdefault(name, [])
+        if values is None or known is None or len(known) + len(values) > FILES_MAX:
+            self.variables[name] = None
+        else:
+            known += values
 
 
 # Nodes that only hold others. What is in neither table is unknown.
@@ -257,6 +271,12 @@ class ScriptReader:
         text = source[name.start_byte : name.end_byte].decode("utf-8", "replace") if name is not None else ""
         if not is_safe_variable(text):
             self.doubt(f"{text or 'something'} is set, which may change what programs do")
+        value = node.child_by_field_name("value")
+        plain = not any(child.type == "+=" for child in node.children)
+        if value is None:
+            self.findings.assign(text, [literal("")] if plain else None)
+        else:
+            self.findings.assign(text, [word_of(value, source)] if plain and value.type != "array" else None)
         self.within(node, source, depth, nesting)
 
     def declaration(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
@@ -277,6 +297,10 @@ class ScriptReader:
             source[variable.start_byte : variable.end_byte].decode("utf-8", "replace")
         ):
             self.doubt("a loop over a variable that programs read")
+        if variable is not None:
+            name = source[variable.start_byte : variable.end_byte].decode("utf-8", "replace")
+            values = [word_of(child, source) for child in node.children_by_field_name("value")]
+            self.findings.assign(name, values or None)  # without a list it goes over the script's own arguments
         self.within(node, source, depth, nesting)
 
     def case_item(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
@@ -299,12 +323,14 @@ class ScriptReader:
                 self.doubt("a redirection whose target is not certain")
             elif not copies:
                 self.findings.writes[target] = None
+                self.findings.files.append((word, False))
         elif operators == ["<"]:
             into = destination.type == "process_substitution"
             if (target is None and not into and not (word.prefix and not "/dev/".startswith(word.prefix[:5]))) or (
                 target or ""
             ).startswith(("/dev/tcp", "/dev/udp")):
                 self.doubt("input from a place that is not certain")
+            self.findings.files.append((word, False))
         elif operators != ["<&"]:
             self.doubt("an unusual redirection")
         self.node(destination, source, depth + 1, nesting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from glob import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,11 +34,19 @@ _ANSI_ESCAPE = re.compile(
 @dataclass(frozen=True, slots=True)
 class Word:
     """`text` is the word after expansion, or None where that is not certain; then `prefix` is how it certainly begins, and
-    `splits` says that it may become several words."""
+    `splits` says that it may become several words.
+
+    Of an uncertain word that may name files: `glob` is the pattern that it is, where nothing else expands in it (`*` and `?`;
+    what was quoted stands in brackets); `variable` the one whose value it is; `below` the directories that it is found in, where
+    it may be a link to elsewhere (`linked`)."""
 
     text: str | None
     prefix: str = ""
     splits: bool = False
+    glob: str | None = None
+    variable: str | None = None
+    below: tuple[str, ...] = ()
+    linked: bool = False
 
     @property
     def may_be_option(self) -> bool:
@@ -48,6 +57,7 @@ class Word:
 
 
 UNCERTAIN = Word(None, "", splits=True)
+PIPE = Word(None, "/dev/fd/")  # a process substitution: no file
 
 
 def literal(text: str) -> Word:
@@ -72,33 +82,49 @@ def word_of(node: Node, source: bytes) -> Word:
     if kind == "concatenation":
         return _concatenated(node, source)
     if kind == "process_substitution":
-        return Word(None, "/dev/fd/")
-    return Word(None, "", splits=kind in {"simple_expansion", "expansion", "command_substitution"})
+        return PIPE
+    if kind in {"simple_expansion", "expansion"}:
+        return Word(None, "", splits=True, variable=_variable(node, source))
+    return Word(None, "", splits=kind == "command_substitution")
 
 
 def _text(node: Node, source: bytes) -> str:
     return source[node.start_byte : node.end_byte].decode("utf-8", "surrogateescape")
 
 
+def _variable(node: Node, source: bytes) -> str | None:
+    """The variable whose value, and nothing else, the expansion is."""
+    found = re.fullmatch(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", _text(node, source), re.ASCII)
+    return (found[1] or found[2]) if found else None
+
+
 def _unquoted(text: str) -> Word:
     """A bare word: backslashes quote; globs, braces and a leading tilde expand."""
     if text.startswith("~"):
-        return Word(None, "/")
+        plain = re.fullmatch(r"~[\w./-]*", text, re.ASCII)
+        return Word(None, "/", glob=text if plain else None)
     out: list[str] = []
+    pattern: list[str] = []
+    prefix: str | None = None  # how the word begins, once it holds a glob
     position = 0
     while position < len(text):
         character = text[position]
         if character == "\\":
             position += 1
             out.append(text[position : position + 1])
-        elif character in "*?[" or (character == "~" and text[position - 1] in ":="):
-            return Word(None, "".join(out))
+            pattern.append(escape(out[-1]))
+        elif character in "*?":
+            prefix = "".join(out) if prefix is None else prefix
+            pattern.append(character)
+        elif character == "[" or (character == "~" and text[position - 1] in ":="):
+            return Word(None, "".join(out) if prefix is None else prefix)
         elif character == "{" and _BRACES.match(text, position):
-            return Word(None, "".join(out), splits=True)
+            return Word(None, "".join(out) if prefix is None else prefix, splits=True)
         else:
             out.append(character)
+            pattern.append(character)
         position += 1
-    return literal("".join(out))
+    return literal("".join(out)) if prefix is None else Word(None, prefix, glob="".join(pattern))
 
 
 def _double_quoted(node: Node, source: bytes) -> Word:
@@ -109,7 +135,9 @@ def _double_quoted(node: Node, source: bytes) -> Word:
         if child.type == "string_content":
             continue
         prefix.append(_double_escapes(source[position : child.start_byte]))
-        return Word(None, "".join(prefix))
+        alone = child.start_byte == node.start_byte + 1 and child.end_byte == node.end_byte - 1
+        expands = child.type in {"simple_expansion", "expansion"}
+        return Word(None, "".join(prefix), variable=_variable(child, source) if alone and expands else None)
     prefix.append(_double_escapes(source[position : node.end_byte - 1]))
     return literal("".join(prefix))
 
@@ -134,7 +162,11 @@ def _concatenated(node: Node, source: bytes) -> Word:
     if braces:
         return Word(None, "".join(prefix).partition("{")[0], splits=True)
     text = "".join(prefix)
-    return literal(text) if certain else Word(None, text, splits=splits)
+    if certain:
+        return literal(text)
+    globs = [escape(part.text) if part.text is not None else part.glob for part in parts]
+    tilde = any(glob is not None and glob.startswith("~") for glob in globs)
+    return Word(None, text, splits=splits, glob=None if None in globs or tilde else "".join(map(str, globs)))
 
 
 def _ansi(text: str) -> str | None:

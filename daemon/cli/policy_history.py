@@ -153,6 +153,8 @@ def _action(proposed: Event, payload: Mapping[str, Any]) -> ProposedAction:
     args = payload["args"]
     seen = payload.get("seen")
     if isinstance(seen, dict):
+        targets = seen.get("targets") or {}  # one path each in the records of earlier versions
+        listed = {text: [paths] if isinstance(paths, str) else paths for text, paths in targets.items()}
         return ProposedAction(
             tool=proposed.body["tool"],
             args=args,
@@ -160,7 +162,7 @@ def _action(proposed: Event, payload: Mapping[str, Any]) -> ProposedAction:
             provenance=payload.get("provenance") or {},
             paths=payload.get("paths") or {},
             cwd=payload.get("cwd"),
-            **seen,
+            **{**seen, "targets": listed},
         )
     command, script, url, method = (args.get(name) for name in ("command", "script", "url", "method"))
     return ProposedAction(

@@ -10,6 +10,7 @@ from perdure.daemon.tools import schemas
 from perdure.daemon.tools.digests import action_digest
 from perdure.daemon.tools.executables import Executed, executed_by, executed_by_shell, search_path
 from perdure.daemon.tools.model import Call, Prepared, Result, ToolRefused, ToolSpec
+from perdure.daemon.tools.named_files import elsewhere, where_files_lead
 from perdure.daemon.tools.running import Limits, Runner, outcome
 from perdure.state.events import JSON
 
@@ -51,25 +52,37 @@ class RunCommand:
         argv, executed = self._executed(args, cwd)
         environment = self.runner.base_environment()
         paths = {"cwd": (str(cwd),)} if "cwd" in args else {}
+        script = str(args["script"]) if "script" in args else None
+        named = where_files_lead(argv, script, cwd=cwd, home=self.runner.config.commands.env.get("HOME"))
+        links = elsewhere(named, cwd)
         return Prepared(
             spec=self.spec,
             args=args,
             paths=paths,
             cwd=str(cwd),
             argv=argv,
-            script=str(args["script"]) if "script" in args else None,
+            script=script,
+            named=named,
             executed=executed.files,
             sandboxed=self.runner.confines(network=False),
             digest=action_digest(
-                self.spec, args, paths=paths, cwd=str(cwd), environment=environment, argv=argv, executed=executed.files
+                self.spec,
+                args,
+                paths=paths,
+                cwd=str(cwd),
+                environment=environment,
+                argv=argv,
+                executed=executed.files,
+                also={"links": links} if links else None,
             ),
         )
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
         assert prepared.cwd is not None
-        argv, executed = self._executed(prepared.args, Path(prepared.cwd))
+        cwd = Path(prepared.cwd)
+        argv, executed = self._executed(prepared.args, cwd)
         ended = await self.runner.run(
-            argv, executed, self.runner.base_environment(), self._limits(prepared.args), call, cwd=Path(prepared.cwd)
+            argv, executed, self.runner.base_environment(), self._limits(prepared.args), call, cwd=cwd
         )
         return outcome(prepared, ended)
 

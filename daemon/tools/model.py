@@ -41,6 +41,7 @@ class Prepared:
     cwd: str | None = None
     argv: tuple[str, ...] | None = None  # what will be executed, for tools that start a program
     script: str | None = None  # shell text, where a shell was asked for
+    named: Mapping[str, tuple[str, ...]] | None = None  # each file that the command names -> where that leads
     url: str | None = None
     method: str | None = None
     executed: Mapping[str, str] = field(default_factory=dict)  # executed file -> SHA-256

@@ -110,7 +110,7 @@ class Checked:
             again = self.prepare(prepared.args)
         except ToolRefused as error:
             return Result(ok=False, value=None, error=str(error))
-        if again.digest != prepared.digest:
+        if again.digest != prepared.digest or again.named != prepared.named:
             return Result(
                 ok=False,
                 value=None,
@@ -129,4 +129,8 @@ def _difference(prepared: Prepared, again: Prepared) -> str:
         return f"{', '.join(sorted(changed))} changed"
     if again.paths != prepared.paths:
         return "a path leads elsewhere"
+    if again.named != prepared.named:
+        before, now = prepared.named or {}, again.named or {}
+        changed = {text for text in (*before, *now) if before.get(text) != now.get(text)}
+        return f"where {', '.join(map(repr, sorted(changed)))} leads has changed"
     return "what it would do has changed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from benign_corpus import LISTED, OTHERS
@@ -13,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policy_tools import Workspace, decide
 
-from perdure.policies.commands import analyse, redirection_targets
+from perdure.daemon.tools.named_files import where_files_lead
+from perdure.policies.commands import analyse
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,10 @@ def ops(tmp_path_factory):
 
 
 def asked(policies, form):
-    return decide(policies, "run_command", {"script": form} if isinstance(form, str) else {"command": form}).decision
+    """The decision on a command, with the files that it names looked up as the tool does."""
+    args = {"script": form} if isinstance(form, str) else {"command": form}
+    named = where_files_lead(args.get("command"), args.get("script"), cwd=Path(policies.workspace), home=None)
+    return decide(policies, "run_command", args, targets=named).decision
 
 
 @pytest.mark.parametrize("kind", BYPASSES)
@@ -42,7 +47,7 @@ def test_the_bypass_corpus_is_as_large_as_it_says():
 def test_everyday_commands_with_listed_programs_need_no_question(ops):
     assert len(LISTED) >= 300
     asked_for = [form for form in LISTED if asked(ops, form) != "auto"]
-    assert len(asked_for) <= len(LISTED) * 0.02, asked_for  # measured: 6 of 365; the goal is 10 %
+    assert len(asked_for) <= len(LISTED) * 0.04, asked_for  # measured: 11 of 377; the goal is 10 %
 
 
 def test_everyday_commands_with_other_programs_are_asked_and_not_refused(ops):
@@ -128,37 +133,25 @@ def test_subcommands_are_told_apart(workspace):
 
 
 def test_a_redirection_is_automatic_only_where_its_target_is_allowed(workspace):
-    rule = "{name: a, tools: [run_command], program: {in: [ls, cd]}, path: {under: reports}, decide: auto}"
+    rule = "{name: a, tools: [run_command], program: {in: [date, cd]}, path: {under: reports}, decide: auto}"
     policies = workspace.rules(rule)
-    root = str(workspace.root)
-    script = "ls > reports/list.txt 2>/dev/null"
-    assert redirection_targets(script) == ("reports/list.txt", "/dev/null")
-    assert (
-        decide(
-            policies, "run_command", {"script": script}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
-        ).decision
-        == "auto"
-    )
-    assert (
-        decide(policies, "run_command", {"script": script}, targets={"reports/list.txt": "/etc/motd"}).decision
-        == "escalate"
-    )
-    assert decide(policies, "run_command", {"script": script}).decision == "escalate", "nobody resolved the target"
-    moved = "cd /etc && ls > reports/list.txt"
-    assert (
-        decide(
-            policies, "run_command", {"script": moved}, targets={"reports/list.txt": f"{root}/reports/list.txt"}
-        ).decision
-        == "escalate"
-    )
+    inside = f"{workspace.root}/reports/list.txt"
+    script = "date > reports/list.txt 2>/dev/null"
+    assert analyse(None, script).writes == ("reports/list.txt", "/dev/null")
+    for text, targets, decision in (
+        (script, {"reports/list.txt": [inside]}, "auto"),
+        (script, {"reports/list.txt": ["/etc/motd"]}, "escalate"),
+        (script, {"reports/list.txt": [inside, "/etc/motd"]}, "escalate"),
+        (script, {}, "escalate"),  # nobody resolved the target
+        ("cd /etc && date > reports/list.txt", {"/etc": ["/etc"], "reports/list.txt": [inside]}, "escalate"),
+    ):
+        assert decide(policies, "run_command", {"script": text}, targets=targets).decision == decision, text
     denies = workspace.rules(
-        "{name: a, tools: [run_command], decide: auto}",
+        "{name: a, tools: [run_command], program: {in: [date]}, path: {under: /}, decide: auto}",
         "{name: d, tools: [run_command], path: {under: /etc}, decide: deny}",
     )
-    assert (
-        decide(denies, "run_command", {"script": "ls > /etc/motd"}, targets={"/etc/motd": "/etc/motd"}).decision
-        == "deny"
-    )
+    assert asked(denies, "date > /etc/motd") == "deny"
+    assert asked(denies, "date > /srv/motd") == "auto"
 
 
 @settings(max_examples=150, deadline=None)

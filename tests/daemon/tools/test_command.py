@@ -204,3 +204,53 @@ async def test_the_cli_cannot_answer_a_question_from_inside_a_tool(workspace):
 async def test_programs_in_a_virtual_environment_find_their_packages(workspace):
     result = await workspace.do("run_command", command=[sys.executable, "-c", "import httpx; print(httpx.__name__)"])
     assert result.value["stdout"] == "httpx\n", result
+
+
+async def test_a_file_that_a_command_names_is_resolved_and_looked_at_again_before_it_runs(workspace):
+    inside, secret, link = workspace.path / "inside", workspace.path / "secret", workspace.path / "link"
+    inside.write_text("fine")
+    secret.write_text("secret")
+    link.symlink_to(inside)
+    prepared = workspace.prepare("run_command", command=["cat", "link"])
+    assert prepared.named == {"link": (str(inside),)}
+    again = workspace.prepare("run_command", command=["cat", "link"])
+    assert again.digest == prepared.digest
+    link.unlink()
+    link.symlink_to(secret)
+    assert workspace.prepare("run_command", command=["cat", "link"]).digest != prepared.digest, (
+        "an approval is of where it led"
+    )
+    result = await workspace.tools["run_command"].run(prepared, workspace.call())
+    assert not result.ok
+    assert "where 'link' leads has changed since it was decided" in result.error
+    assert (await workspace.do("run_command", command=["cat", "link"])).value["stdout"] == "secret"
+
+
+async def test_what_a_glob_finds_is_looked_up_as_the_shell_does(workspace):
+    for name in ("a.log", "b.log", ".hidden.log"):
+        (workspace.path / name).write_text(name)
+    (workspace.path / "c.log").symlink_to("/etc/hostname")
+    prepared = workspace.prepare("run_command", script='cat *.log nothing* "quoted*"')
+    root = str(workspace.path)
+    assert prepared.named == {
+        "*.log": (str(Path("/etc/hostname").resolve()), f"{root}/a.log", f"{root}/b.log"),
+        "nothing*": (f"{root}/nothing*",),
+        "quoted*": (f"{root}/quoted*",),
+    }
+    (workspace.path / "d.log").write_text("new")
+    again = workspace.prepare("run_command", script='cat *.log nothing* "quoted*"')
+    assert again.digest == prepared.digest, "a person who approved the glob approved what it finds"
+    result = await workspace.tools["run_command"].run(prepared, workspace.call())
+    assert "where '*.log' leads has changed" in result.error, "but the policies have not seen the new file"
+
+
+def test_a_home_directory_that_is_made_for_the_program_is_not_known_before(make_workspace):
+    assert make_workspace().prepare("run_command", script="cat ~/x").named == {}
+
+
+def test_a_configured_home_directory_is_known(make_workspace):
+    workspace = make_workspace('[commands]\nenv = {HOME = "/srv/home"}\n')
+    assert workspace.prepare("run_command", script="cat ~/x ~root/y").named == {
+        "~/x": ("/srv/home/x",),
+        "~root/y": ("/root/y",),
+    }
