@@ -20,7 +20,7 @@ from perdure.state.verification import verify
 from .agents import Agent, Observer
 from .checks import violations
 from .children import CRASHED, Child
-from .matrix import ROOT
+from .matrix import ROOT, every_fault
 from .progress import Progress
 from .shim import MODES
 
@@ -73,7 +73,7 @@ def _points(root: Path, template: Path, work: Callable[[Path], None], watched: s
     status, calls, _ = Child(lambda: work(directory), directory / watched).wait()
     assert status == 0
     shutil.rmtree(directory)
-    yield from ((call, mode) for call in range(1, calls + 1) for mode in MODES)
+    yield from every_fault(calls)
 
 
 def _back_up(directory: Path) -> None:

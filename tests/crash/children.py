@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perdure.errors import PerdureError
 
-from .shim import Shim
+from .shim import KINDS_MAX, Shim
 
 PR_SET_PDEATHSIG = 1
 STOPPED = 3  # exit status of a child that stopped because it was told of the fault
@@ -23,7 +23,7 @@ class Child:
     """Does `work` in a process of its own, with the fault `mode` at its `call`-th call below `directory` (0: none)."""
 
     def __init__(self, work: Callable[[], None], directory: Path, call: int = 0, mode: str = "kill") -> None:
-        self._result = mmap.mmap(-1, 16)
+        self._result = mmap.mmap(-1, 9 + KINDS_MAX)
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
@@ -33,21 +33,20 @@ class Child:
                 )  # a run that is ended early leaves none behind
                 shim = Shim()
                 code = _with_fault(work, shim, directory, call, mode)
-                self._result[0:8] = shim.calls.to_bytes(8, "little")
-                self._result[8:9] = b"\1" if shim.fired else b"\0"
+                calls = shim.calls
+                self._result[0:9] = len(calls).to_bytes(8, "little") + (b"\1" if shim.fired else b"\0")
+                self._result[9 : 9 + len(calls)] = calls
             except BaseException:  # noqa: BLE001 - a child never goes on in its parent's code
                 traceback.print_exc()
             finally:
                 os._exit(code)
 
-    def wait(self) -> tuple[int, int, bool]:
-        """Its exit status, its number of calls and whether the fault happened."""
+    def wait(self) -> tuple[int, bytes, bool]:
+        """Its exit status, its calls (each as what it does, shim.py; empty if it was killed) and whether the fault happened."""
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        calls, fired = (
-            int.from_bytes(self._result[0:8], "little"),
-            self._result[8:9] == b"\1" or code == -signal.SIGKILL,
-        )
+        fired = self._result[8:9] == b"\1" or code == -signal.SIGKILL
+        calls = self._result[9 : 9 + int.from_bytes(self._result[0:8], "little")]
         self._result.close()
         return code, calls, fired
 

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import perdure.state.migrations  # noqa: F401 - imported here once, not in every child
 
@@ -22,7 +23,7 @@ from .agents import Agent, Observer
 from .checks import judge
 from .children import CRASHED, STOPPED, Child
 from .progress import Progress
-from .shim import MODES
+from .shim import MODES, NEEDS, NO_DATA
 
 ROOT = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
 PARITY_EVERY = 10  # scenarios: the others are judged without replaying all events
@@ -38,11 +39,15 @@ COLUMNS = (
 )
 
 
+Fault: TypeAlias = tuple[int, str]  # the call that it hits, counted from 1 (0: none), and how
+NO_FAULT: Fault = (0, "kill")
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """Faults in order: (call, mode) of the first run, then of the recovery, and so on. `fresh`: begins without a ledger."""
+    """One fault, or one and then another in the recovery from it. `fresh`: begins without a ledger."""
 
-    faults: tuple[tuple[int, str], ...]
+    faults: tuple[Fault, ...]
     fresh: bool = False
 
 
@@ -107,36 +112,33 @@ class Bench:
         self.agent = agent
         self.root = Path(tempfile.mkdtemp(dir=root))
         self.phase = mmap.mmap(-1, 4096)  # shared with the children: where a killed one was
-        self.template = self.root / "template"
-        self.template.mkdir()
-        status, _, _ = self.child(self.template / "state", self.template / "observer", 0, "kill", create_only=True)
-        assert status == 0
+        self._starts: dict[Fault | None, dict[str, bytes] | None] = {}
 
-    def calls(self, first: tuple[int, str] | None = None, *, fresh: bool = False) -> int:
-        """How many calls a run makes that no fault disturbs; or the recovery from this fault (0: it was no crash)."""
-        directory = self.directory(fresh)
-        state, log = directory / "state", directory / "observer"
-        calls = 0
-        if first is None or self.child(state, log, *first)[0] in CRASHED:
-            status, calls, _ = self.child(state, log, 0, "kill")
-            assert status == 0
+    def calls(self, first: Fault | None = None, *, fresh: bool = False) -> bytes:
+        """The calls of a run that no fault disturbs; or of the recovery from this fault (none: it was no crash)."""
+        directory = self._begun(first, fresh=fresh)
+        if directory is None:
+            return b""
+        status, calls, _ = self._child(directory)
+        assert status == 0
         shutil.rmtree(directory)
         return calls
 
     def one(self, scenario: Scenario, *, parity: bool) -> Outcome:
         """Crash, recover, judge."""
-        directory = self.directory(scenario.fresh)
+        *earlier, fault = scenario.faults
+        directory = self._begun(earlier[0] if earlier else None, fresh=scenario.fresh)
+        assert directory is not None
         state, log = directory / "state", directory / "observer"
         failures: list[str] = []
         try:
-            for call, mode in scenario.faults:
-                status, _, fired = self.child(state, log, call, mode)
-                if not fired:
-                    return Outcome(scenario, fired=False)
-                phase = self.phase[:100].split(b"\0")[0].decode()
-                ended = {-signal.SIGKILL: "killed", STOPPED: "stopped", 0: "went on"}.get(status)
-                if ended is None:
-                    failures.append(f"ended with status {status}")
+            status, _, fired = self._child(directory, fault)
+            if not fired:
+                return Outcome(scenario, fired=False)
+            phase = self.phase[:100].split(b"\0")[0].decode()
+            ended = {-signal.SIGKILL: "killed", STOPPED: "stopped", 0: "went on"}.get(status)
+            if ended is None:
+                failures.append(f"ended with status {status}")
             # The recovery that no fault disturbs is run here: nothing of it differs in a process of its own.
             observer = Observer(log)
             try:
@@ -152,31 +154,53 @@ class Bench:
         finally:
             shutil.rmtree(directory)
 
-    def directory(self, fresh: bool) -> Path:
-        """A new copy of what every scenario begins with."""
+    def _begun(self, first: Fault | None, *, fresh: bool) -> Path | None:
+        """A new directory with nothing, with a ledger that has just been made, or with what this first crash left; None where
+        that fault is no crash. The first crash of a pair is had once, and all recoveries from it begin with its copy."""
         directory = Path(tempfile.mkdtemp(dir=self.root))
+        (directory / "state").mkdir()
         if fresh:
-            (directory / "state").mkdir()
             (directory / "observer").touch()
-        else:
-            shutil.copytree(self.template / "state", directory / "state")
-            shutil.copy(self.template / "observer", directory / "observer")
+            return directory
+        if first not in self._starts:
+            with tempfile.TemporaryDirectory(dir=self.root) as name:
+                self._starts[first] = self._start(Path(name), first)
+        contents = self._starts[first]
+        if contents is None:
+            shutil.rmtree(directory)
+            return None
+        for name, content in contents.items():
+            (directory / name).write_bytes(content)
         return directory
 
-    def child(
-        self, state: Path, log: Path, call: int, mode: str, *, create_only: bool = False
-    ) -> tuple[int, int, bool]:
-        """Run the agent once in a child. Returns its exit status, its number of calls and whether the fault happened."""
+    def _start(self, directory: Path, first: Fault | None) -> dict[str, bytes] | None:
+        """The files after the making of a ledger, and then after this crash."""
+        if first is None:
+            status, _, _ = self._child(directory, create_only=True)
+            assert status == 0
+        else:
+            shutil.rmtree(directory)
+            begun = self._begun(None, fresh=False)
+            assert begun is not None
+            begun.rename(directory)
+            if self._child(directory, first)[0] not in CRASHED:
+                return None
+        files = [*(directory / "state").iterdir(), directory / "observer"]
+        return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+    def _child(self, directory: Path, fault: Fault = NO_FAULT, *, create_only: bool = False) -> tuple[int, bytes, bool]:
+        """Run the agent once in a child. Returns its exit status, its calls and whether the fault happened."""
 
         def phase(text: str) -> None:
             self.phase[:100] = text.encode().ljust(100, b"\0")
 
+        state = directory / "state"
         state.mkdir(exist_ok=True)
-        agent = self.agent(state, Observer(log), phase)
+        agent = self.agent(state, Observer(directory / "observer"), phase)
         if create_only:
             agent.work = lambda fence: None  # type: ignore[method-assign]
         try:
-            return Child(agent.run, state, call, mode).wait()
+            return Child(agent.run, state, *fault).wait()
         finally:
             agent.observer.close()
 
@@ -197,24 +221,21 @@ class Matrix:
 
     def every(self, *, modes: Iterable[str] = MODES, fresh: bool = False) -> Iterator[Scenario]:
         """Every call × every mode, once."""
-        for call in range(1, self._bench.calls(fresh=fresh) + 1):
-            for mode in modes:
-                yield Scenario(((call, mode),), fresh)
+        yield from (Scenario((fault,), fresh) for fault in every_fault(self._bench.calls(fresh=fresh), modes))
 
-    def every_pair(self, *, modes: Iterable[str] = MODES, stride: int = 1) -> Iterator[Scenario]:
+    def every_pair(self, *, stride: int = 1) -> Iterator[Scenario]:
         """A crash at every `stride`-th call, of each mode in turn, and then every fault at every call of the recovery from it."""
         turns = itertools.cycle(MODES)
-        for call in range(1, self._bench.calls() + 1, stride):
+        for call in range(1, len(self._bench.calls()) + 1, stride):
             # The first of the modes, from the one whose turn it is, that makes this call a crash.
             firsts = ((call, next(turns)) for _ in MODES)
-            first, calls = next(((each, calls) for each in firsts if (calls := self._bench.calls(each))), (None, 0))
-            for again in range(1, calls + 1):
-                for mode in modes:
-                    yield Scenario((first, (again, mode)))
+            first, calls = next(((each, calls) for each in firsts if (calls := self._bench.calls(each))), (None, b""))
+            yield from (Scenario((first, again)) for again in every_fault(calls) if first is not None)
 
     def run(self, scenarios: Iterable[Scenario], *, progress: Progress, failures_max: int = 0) -> Tally:
         """Run them all, or until `failures_max` promises were broken (0: all) or somebody presses Ctrl-C."""
         numbered = list(enumerate(scenarios))
+        random.Random(len(numbered)).shuffle(numbered)  # what is cut short is an even sample of the whole
         tally = Tally()
         context = multiprocessing.get_context("fork")
         with context.Pool(self.jobs, _begin, (self.agent, self.root)) as pool:
@@ -243,6 +264,13 @@ def _one(numbered: tuple[int, Scenario]) -> Outcome:
     return _bench.one(scenario, parity=number % PARITY_EVERY == 0)
 
 
+def every_fault(calls: bytes, modes: Iterable[str] = MODES) -> Iterator[Fault]:
+    """Every call × every mode that can hit it: only a write can be torn."""
+    modes = tuple(modes)
+    for call, does in enumerate(calls, 1):
+        yield from ((call, mode) for mode in modes if does >= NEEDS.get(mode, NO_DATA))
+
+
 def seeded(scenarios: Iterable[Scenario], count: int, seed: int) -> list[Scenario]:
     """A sample that the seed alone decides."""
     everything = list(scenarios)
@@ -260,8 +288,8 @@ def table(tally: Tally) -> str:
     for mode in MODES:
         lines.append(f"{mode:<16}{tally.faults[mode, 'once']:>19,}{tally.faults[mode, 'again']:>19,}")
     lines.append(
-        f"Not counted: {tally.not_fired:,} whose fault had nothing to hit (a torn write needs a write), and"
-        f" {tally.went_on:,} that went on after the fault; these were checked as well."
+        f"Not counted: {tally.went_on:,} that went on after the fault (checked as well), and {tally.not_fired:,} whose fault did"
+        " not happen."
     )
     return "\n".join(lines)
 

@@ -16,6 +16,8 @@ enum { KILL, KILL_AFTER, TORN, ENOSPC_ONCE, ENOSPC_ALWAYS, EIO_ONCE };
 static char watched_dir[4096];
 static size_t watched_length;
 static long calls, fire_at, fired;
+enum { KINDS_MAX = 65536 };
+static char kinds[KINDS_MAX]; /* of each call so far: 0 no data, 1 takes space, 2 writes data */
 static int mode, disk_full, trace_fd = -1;
 
 static ssize_t (*real_write)(int, const void *, size_t);
@@ -49,6 +51,7 @@ void shim_disarm(void) { watched_length = 0; }
 void shim_trace(int fd) { trace_fd = fd; }
 long shim_calls(void) { return calls; }
 long shim_fired(void) { return fired; }
+const char *shim_kinds(void) { return kinds; }
 
 /* One record: op, path length, offset, data length, path, data. */
 static void record(char op, const char *path, int64_t offset, const void *data, uint32_t length) {
@@ -81,6 +84,7 @@ static void die(void) { kill(getpid(), SIGKILL); for (;;) pause(); }
 
 /* Whether the call fails with errno set: 1; whether it is to be torn or killed after: 2, 3. */
 static int boundary(int writes) {
+    if (calls < KINDS_MAX) kinds[calls] = (char)writes;
     calls++;
     if (disk_full && writes) { errno = ENOSPC; return 1; }
     if (calls != fire_at) return 0;

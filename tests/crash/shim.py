@@ -12,6 +12,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
 MODES = ("kill", "kill-after", "torn", "enospc", "disk-full", "eio")
+KINDS_MAX = 65536
+NO_DATA, TAKES_SPACE, WRITES = range(3)  # what a call does
+NEEDS = {"torn": WRITES, "enospc": TAKES_SPACE, "disk-full": TAKES_SPACE}  # what a call must do at least, to be hit
 
 
 def build() -> Path | None:
@@ -34,6 +37,7 @@ class Shim:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self._library.shim_calls.restype = self._library.shim_fired.restype = ctypes.c_long
+        self._library.shim_kinds.restype = ctypes.c_void_p
 
     def arm(self, directory: Path, call: int, mode: str) -> None:
         """Watch `directory`; at its `call`th state-changing call (0: never) do `mode`."""
@@ -51,9 +55,10 @@ class Shim:
         self._library.shim_disarm()
 
     @property
-    def calls(self) -> int:
-        """How many watched calls there were since `arm`."""
-        return int(self._library.shim_calls())
+    def calls(self) -> bytes:
+        """The watched calls since `arm`, each as what it does."""
+        count = min(int(self._library.shim_calls()), KINDS_MAX)
+        return ctypes.string_at(self._library.shim_kinds(), count)
 
     @property
     def fired(self) -> bool:
