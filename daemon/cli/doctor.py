@@ -192,7 +192,7 @@ def _integrity(invocation: Invocation) -> Iterator[Diagnosis]:
             "integrity", "good", f"chain, anchor, payloads and tables of {count(report.events, 'event')} agree"
         )
         until = accounted_until(invocation)
-        gaps = slot_findings(invocation.ledger, until - 30 * DAY, until)
+        gaps = slot_findings(invocation, until - 30 * DAY, until)
         for gap in gaps[:5]:
             yield Diagnosis("slots", "bad", gap.detail, "Report it, with the ledger: no firing may be without its slot")
         if not gaps:

@@ -58,7 +58,7 @@ def verify(invocation: Invocation, path: Path | None, since: int, no_parity: boo
     checked_until: int | None = None
     if not any(finding.kind in ("unreadable", "corrupt") for finding in findings):
         checked_until = accounted_until(invocation)
-        findings += slot_findings(invocation.ledger, checked_until - since, checked_until)
+        findings += slot_findings(invocation, checked_until - since, checked_until)
     ok = not any(finding.grave for finding in findings)
     if invocation.as_json:
         _emit(invocation, report, findings, checked_until)
@@ -161,15 +161,17 @@ def _accounts(reader: LedgerReader, after: int) -> Iterator[int]:
             yield int(event.body.get("last_due", event.body["due"]))
 
 
-def slot_findings(reader: LedgerReader, since: int, until: int) -> list[Finding]:
+def slot_findings(invocation: Invocation, since: int, until: int) -> list[Finding]:
     """Firings without a slot, slots without a firing."""
     from perdure.daemon.schedule import schedule_from_text
     from perdure.state import projections
     from perdure.state.accounting import verify_slots
 
+    reader, zone = invocation.ledger, invocation.zone
     first_loaded = {row.task: row.first_loaded for row in projections.tasks(reader)}
 
     def expected(task: str, text: str, after: int, until: int) -> Iterator[int]:
         return schedule_from_text(text, first_loaded.get(task, 0)).between(after, until)
 
-    return list(verify_slots(reader, expected, since=since, until=until))
+    found = verify_slots(reader, expected, since=since, until=until, moment=lambda at: full_moment(at, zone))
+    return list(found)

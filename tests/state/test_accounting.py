@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perdure.state import events as e
-from perdure.state.accounting import reigns, verify_slots
+from perdure.state.accounting import in_utc, reigns, verify_slots
 
 from .conftest import MINUTE, START
 
@@ -65,7 +65,7 @@ def test_a_full_account_has_no_gap_and_every_hole_is_named(story):
         if moment != due[35]:
             close(story, moment)
     assert gaps(story) == [
-        ("slot-gap", f"task triage was expected to fire at {due[35]}, and no slot says what became of it")
+        ("slot-gap", f"task triage was expected to fire at {in_utc(due[35])}, and no slot says what became of it")
     ]
     assert gaps(story, until=due[35] - 1) == []
     assert gaps(story, since=due[35]) == []
@@ -113,6 +113,15 @@ def test_each_schedule_rules_from_its_loading_to_the_next(story):
     assert gaps(story, task="triage") == []
 
 
+def test_times_are_written_for_people(story):
+    story.create()
+    load(story, 15)
+    story.at += 10 * MINUTE
+    ((_, detail),) = gaps(story)
+    assert "at 2026-09-21 14:15:00 UTC, and" in detail
+    assert in_utc(START + 5) == "2026-09-21 14:13:20.000005 UTC"
+
+
 def test_tasks_without_a_schedule_promise_nothing(story):
     story.create()
     load(story, None)
@@ -138,4 +147,4 @@ def test_exactly_the_missing_firings_are_named(new_story, missing, one, other):
         close(story, due[index])
     named = {detail.split(" at ")[1].split(",")[0] for kind, detail in gaps(story) if kind == "slot-gap"}
     story.close()
-    assert named == {str(due[index]) for index in missing if index < len(due)}
+    assert named == {in_utc(due[index]) for index in missing if index < len(due)}
