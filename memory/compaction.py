@@ -56,19 +56,21 @@ class _Tally:
     records: int = 0
     facts: int = 0
     summaries: list[dict[str, str | int]] = field(default_factory=list)
-    too_large: bool = False  # a summary was made of more than it may hold
+    too_much: int = 0  # tokens of the sources that had more than their summaries may hold
+    made_of_too_much: int = 0  # and what these summaries have
 
     def total(self, of: str) -> int:
         return sum(int(each[of]) for each in self.summaries)
 
     @property
     def ineffective(self) -> bool:
-        """What was read was more than summaries may hold, and what they hold is no smaller; or they tell of nothing."""
+        """What was more than a summary may hold became no smaller; or the summaries tell of nothing. One of a few short records
+        names and dates them, and has more tokens than they: that is no fault."""
         if not self.summaries:
             return False
         if self.total("records") == self.total("left_out"):
             return True
-        return self.too_large and self.total("tokens_after") >= self.total("tokens_before")
+        return 0 < self.too_much <= self.made_of_too_much
 
 
 class Compaction:
@@ -252,7 +254,9 @@ class Compaction:
             return
         self._store.put_summary(summary)
         before = sum(record.tokens for record in records)
-        tally.too_large = tally.too_large or before > TOKENS_MAX[level]
+        if before > TOKENS_MAX[level]:
+            tally.too_much += before
+            tally.made_of_too_much += summary.tokens
         tally.summaries.append(
             {
                 "summary": id, "records": len(records), "left_out": len(records) - len(summary.covers),

@@ -14,18 +14,26 @@ HEADINGS = ("Done", "Failed", "Open")
 MUST_STAY = frozenset({"question", "failure", "refusal", "answer"})
 CANARIES_MAX = 60  # of a period with more, the newest count
 
-# Names that somebody could act on: addresses, paths, file names, versions, long numbers, hexadecimal digests, host-1 and the like.
-_IDENTIFIER = re.compile(
-    r"(?:\d{1,3}\.){3}\d{1,3}|[0-9a-f]{8,}|(?:[\w.-]*/)+[\w.-]+|\b\w+(?:[-_.]\w+)*[-_.]\w*\d\w*\b|\b\w+\.(?:md|log|yaml|json|txt|toml|py|sh)\b|\b\d{3,}\b",
-    re.IGNORECASE,
-)
+# Words that may be names; which of them are is decided word by word, in time that grows with the text and no faster.
+_WORD = re.compile(r"[\w./-]+")
+_HEXADECIMAL = re.compile(r"[0-9a-f]{8,}")
+_FILES = (".md", ".log", ".yaml", ".json", ".txt", ".toml", ".py", ".sh")
 _REFERENCE = re.compile(r"\[(r\d+)\]")
 _MARK = re.compile(r"\[r\d+\](?: \(untrusted\))?")
 
 
 def identifiers(text: str) -> set[str]:
-    """The names and numbers in a text that a summary may neither drop (where they matter) nor invent."""
-    return {found.strip(".-_/").casefold() for found in _IDENTIFIER.findall(_MARK.sub(" ", text))} - {""}
+    """The names and numbers in a text that a summary may neither drop (where they matter) nor invent: what somebody could act
+    on, such as addresses, paths, file names, versions, long numbers, hexadecimal digests, host-1 and the like."""
+    words = {word.strip(".-_/").casefold() for word in _WORD.findall(_MARK.sub(" ", text))}
+    return {word for word in words if _is_name(word)}
+
+
+def _is_name(word: str) -> bool:
+    digits = sum(character.isdigit() for character in word)
+    if "/" in word or word.endswith(_FILES) or _HEXADECIMAL.fullmatch(word):
+        return True
+    return digits >= 3 if digits == len(word) else digits > 0 and any(mark in word for mark in "-_.")
 
 
 def canaries(records: Sequence[Record]) -> set[str]:
@@ -46,6 +54,10 @@ def open_matters(records: Sequence[Record]) -> list[str]:
 def violations(text: str, records: Sequence[Record], tokens_max: int, *, shown: str = "") -> list[str]:
     """Why a model's summary of these records is not kept; empty where it is. `shown` is how they were shown to the model,
     where that says more than their texts (times)."""
+    source = "\n".join(record.text for record in records)
+    size, limit = tokens.count(text), min(tokens_max, tokens.count(source) - 1)
+    if size > limit:
+        return [f"it has {size} tokens, and may have {limit}"]  # whatever else it is: nobody reads it all
     found: list[str] = []
     lines = [line for line in text.splitlines() if line.strip()]
     headings = [line.strip() for line in lines if line.lstrip().startswith("#")]
@@ -58,10 +70,6 @@ def violations(text: str, records: Sequence[Record], tokens_max: int, *, shown: 
         found.append("there is text before the first heading")
     if hides(text):
         found.append("there are characters that hide or reorder text")
-    source = "\n".join(record.text for record in records)
-    size, limit = tokens.count(text), min(tokens_max, tokens.count(source) - 1)
-    if size > limit:
-        found.append(f"it has {size} tokens, and may have {limit}")
     known = {record.id for record in records}
     told = [line for line in lines if not line.lstrip().startswith("#")]
     if loose := [line for line in told if not known.intersection(_REFERENCE.findall(line))]:

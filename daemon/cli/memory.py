@@ -16,13 +16,12 @@ from rich.text import Text
 from perdure.daemon.cli import memory_sources
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.page_parts import who
-from perdure.daemon.cli.terminal import exact, harmless, line, one_line
+from perdure.daemon.cli.terminal import exact, harmless, one_line
 from perdure.daemon.cli.words import count, from_now, iso, short, size
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
     from pathlib import Path
 
     from perdure.memory.store import Store

@@ -25,6 +25,7 @@ from perdure.daemon.tasks import read_task
 from perdure.daemon.tools.model import ToolSpec
 from perdure.errors import PerdureError
 from perdure.memory.context import Context, Section
+from perdure.memory.factors import SAFE_FACTOR
 
 GGUF = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -155,7 +156,7 @@ def test_sessions_with_a_real_weak_model_stay_within_every_bound(planner):
                         )
                     )
         assert 0 < budget.tokens_used <= task.bounds.tokens
-        assert asked.factor == 1.1  # nothing had to be learned
+        assert asked.factor == SAFE_FACTOR  # nothing had to be learned
 
 
 @needs_server

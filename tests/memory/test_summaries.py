@@ -1,12 +1,13 @@
 """Summaries keep what matters, lead back to their records, and a model's is kept only when nothing was lost or invented."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.memory import tokens
 from perdure.memory.rows import Record
 from perdure.memory.summaries import Extractive
-from perdure.memory.summary_checks import violations
+from perdure.memory.summary_checks import identifiers, violations
 
 
 def record(seq, text, kind="action", speaker="tool", untrusted=False):
@@ -73,3 +74,15 @@ def test_a_summary_never_exceeds_its_tokens_and_is_deterministic(said, tokens_ma
     assert tokens.count(draft.text) <= tokens_max
     assert draft == Extractive().summarise(records, tokens_max)
     assert set(draft.covers) <= {each.id for each in records}
+
+
+@pytest.mark.parametrize("text", ["a_" * 200_000, "1." * 200_000, "x/" * 200_000, "f" * 400_000, "-" * 400_000])
+def test_looking_for_names_takes_no_longer_than_reading(text):
+    assert len(identifiers(text)) <= 1  # with a pattern that backtracks this does not end
+
+
+def test_what_a_name_is():
+    text = (
+        'block_ip(ip="203.0.113.7") on db-1:8080, see inbox/auth.log, v1.2.3, 7f3a9c01, 15 of 7121 [r12] (untrusted).'
+    )
+    assert identifiers(text) == {"203.0.113.7", "db-1", "8080", "inbox/auth.log", "v1.2.3", "7f3a9c01", "7121"}
