@@ -93,11 +93,12 @@ class _Tally:
 
 class Caps:
     """The caps of the workspace, shared by all its sessions. `history` is what the ledger says was charged (oldest first;
-    an open reservation of a crashed daemon counts in full), so that caps survive a restart."""
+    an open reservation of a crashed daemon counts in full), so that caps survive a restart. A call is charged at the moment
+    of its request, as the ledger has it: a restart moves nothing from one window to another."""
 
     def __init__(self, caps: Sequence[Cap], *, now: Callable[[], int], history: Iterable[Charge] = ()) -> None:
         self._caps = tuple(caps)
-        self._now = now
+        self.now = now
         self._charges: deque[tuple[int, str, int, int]] = deque()
         self._open: dict[str, _Tally] = {}
         for charge in history:
@@ -124,14 +125,14 @@ class Caps:
         tally.nano_usd += nano_usd
         return None
 
-    def settle(self, task: str, reserved: tuple[int, int], charged: tuple[int, int]) -> None:
-        """Replace a reservation (tokens, nano-dollars) by what it cost."""
+    def settle(self, task: str, reserved: tuple[int, int], charged: tuple[int, int], *, at: int) -> None:
+        """Replace a reservation (tokens, nano-dollars) made at the moment `at` by what it cost."""
         tally = self._open[task]
         tally.tokens -= reserved[0]
         tally.nano_usd -= reserved[1]
         if tally.tokens < 0 or tally.nano_usd < 0:
             raise AssertionError("more was settled than reserved")
-        self._charges.append((self._now(), task, *charged))
+        self._charges.append((at, task, *charged))
 
     def warnings(self) -> list[str]:
         """The caps that are used up to 80 % or more, in words."""
@@ -169,7 +170,7 @@ class Caps:
         return None
 
     def _used(self, cap: Cap) -> _Tally:
-        now = self._now()
+        now = self.now()
         horizon = now - WINDOW_US["month"]
         while self._charges and self._charges[0][0] <= horizon:
             self._charges.popleft()
@@ -191,6 +192,7 @@ class _Reservation:
     request: Request
     tokens: int
     nano_usd: int
+    at: int
 
 
 class Budget:
@@ -279,7 +281,7 @@ class Budget:
             return f"the next call may cost {request.usd_max:.4f} USD; {left:.4f} of {limit:g} USD are left"
         if self._caps is not None and (refusal := self._caps.reserve(self._task, tokens, nano_usd)) is not None:
             return refusal
-        self._open.append(_Reservation(request, tokens, nano_usd))
+        self._open.append(_Reservation(request, tokens, nano_usd, at=0 if self._caps is None else self._caps.now()))
         return None
 
     def settle(self, reply: Reply, request: Request | None = None) -> Charged:
@@ -310,7 +312,7 @@ class Budget:
         self._nano += nano_usd
         if self._caps is not None:
             reserved = (reservation.tokens, reservation.nano_usd)
-            self._caps.settle(self._task, reserved, (tokens, nano_usd))
+            self._caps.settle(self._task, reserved, (tokens, nano_usd), at=reservation.at)
         return Charged(
             tokens=tokens,
             usd=nano_usd / NANO,

@@ -146,6 +146,26 @@ def test_a_cap_lets_go_when_its_window_has_passed():
     assert budget.reserve(_request(60, 40)) is None
 
 
+def test_a_call_counts_from_its_request_before_and_after_a_restart():
+    """It is asked for just before midnight and answered after: whoever counts, it leaves the window at the same moment."""
+    midnight, clock = 20_000 * WINDOW_US["day"], [0]
+    clock[0] = midnight - 10
+    cap = Cap(window="day", tokens=100)
+    running = Caps([cap], now=lambda: clock[0])
+    budget = Budget(Bounds(), caps=running, task="a")
+    budget.reserve(_request(60, 40))
+    clock[0] = midnight + 30 * 60_000_000
+    budget.settle(_reply(60, 40))
+    restarted = Caps([cap], now=lambda: clock[0], history=[Charge(at=midnight - 10, task="a", tokens=100, usd=0)])
+    for moment in (clock[0], midnight + WINDOW_US["day"] - 11, midnight + WINDOW_US["day"] - 10):
+        clock[0] = moment
+        assert (
+            (running.used_up("a") is None)
+            == (restarted.used_up("a") is None)
+            == (moment > midnight + WINDOW_US["day"] - 11)
+        )
+
+
 @pytest.mark.parametrize(
     ("tokens_per_step", "usd_per_step", "steps"),
     [(0, 0.0, 10), (3_000, 0.0, 6), (100, 0.1, 5), (30_000, 0.0, 0), (2_000, 0.3, 1)],
