@@ -17,6 +17,8 @@ _HEADER_BYTES: Final = 100
 _TAIL_EVENTS: Final = 200  # checked at every open; `perdure verify` checks them all
 _BUSY_SECONDS: Final = 5.0
 
+# What reading a damaged file raises; sqlite3 says of some text only that it is no UTF-8.
+DAMAGE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 RESTORE_HINT: Final = "Put a backup in its place with `perdure restore FILE`; the damaged file is kept beside it"
 
 
@@ -37,7 +39,7 @@ def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.C
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except DAMAGE as error:
         raise damaged(path, error) from error
     return connection
 
@@ -59,7 +61,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except DAMAGE as error:
         raise damaged(path, error) from error
     return connection
 
@@ -104,7 +106,7 @@ def check_file(path: Path) -> None:
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a ledger of a newer Perdure. Raises sqlite3.Error where the file is corrupt."""
+    """Refuse a ledger of a newer Perdure. Raises one of DAMAGE where the file is corrupt."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise PerdureError(
@@ -170,7 +172,7 @@ def _restored_since(reader: LedgerReader, anchor: Anchored) -> bool:
     return first is not None and (anchor.seq >= first or anchor.epoch not in openings)
 
 
-def damaged(path: Path, error: sqlite3.Error) -> PerdureError:
+def damaged(path: Path, error: Exception) -> PerdureError:
     """What SQLite said of a file that it cannot read."""
     text = str(error)
     if "readonly" in text or "unable to open" in text or "locked" in text:

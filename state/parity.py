@@ -20,6 +20,7 @@ from perdure.state.schema import PLACES, PROJECTION_TABLES, PROJECTIONS, TRUTH, 
 
 PAGE_ROWS: Final = 500
 INDEXES_ASKED: Final = ("actions_open", "slots_due")  # what events are checked with; the others are for readers
+_SORTED: Final[tuple[type | tuple[type, ...], ...]] = (type(None), (int, float), str, bytes)  # as SQLite does
 DIFFERENCES_SHOWN_MAX: Final = 5  # per table; one cause usually shows in many rows
 
 
@@ -51,7 +52,9 @@ class Replay:
         self.connection.execute("PRAGMA synchronous = OFF")
         self.connection.execute("PRAGMA cache_size = -32768")
         for statement in statements(PROJECTIONS):
-            if not statement.lstrip().startswith("CREATE INDEX") or any(f" {name} " in statement for name in INDEXES_ASKED):
+            if not statement.lstrip().startswith("CREATE INDEX") or any(
+                f" {name} " in statement for name in INDEXES_ASKED
+            ):
                 self.connection.execute(statement)
         self.connection.execute("BEGIN")
         self._cursor = self.connection.cursor()
@@ -126,17 +129,25 @@ def _table_differences(stored: sqlite3.Connection, replayed: sqlite3.Connection,
 
     mine, theirs = next(left, None), next(right, None)
     while mine is not None or theirs is not None:
-        if mine is None or (theirs is not None and key(theirs) < key(mine)):
+        if mine is None or (theirs is not None and _place(key(theirs)) < _place(key(mine))):
             assert theirs is not None
             yield Difference(table, key(theirs), None, theirs)
             theirs = next(right, None)
-        elif theirs is None or key(mine) < key(theirs):
+        elif theirs is None or _place(key(mine)) < _place(key(theirs)):
             yield Difference(table, key(mine), mine, None)
             mine = next(left, None)
         else:
             if mine != theirs:
                 yield Difference(table, key(mine), mine, theirs)
             mine, theirs = next(left, None), next(right, None)
+
+
+def _place(key: tuple[Any, ...]) -> list[tuple[int, Any]]:
+    """Where SQLite sorts a key. A damaged page puts anything in it."""
+    return [
+        (next(place for place, kind in enumerate(_SORTED) if isinstance(part, kind)), 0 if part is None else part)
+        for part in key
+    ]
 
 
 def _first_difference(

@@ -15,7 +15,7 @@ from perdure.errors import PerdureError
 from perdure.state import chain, places
 from perdure.state.anchor import NAME, Anchored, anchors
 from perdure.state.events import Event
-from perdure.state.opening import connect_to_read
+from perdure.state.opening import DAMAGE, connect_to_read
 from perdure.state.parity import Replay, differences, schema_differences
 from perdure.state.reading import Head, LedgerReader
 
@@ -105,7 +105,7 @@ def verify(
                     report.add(0, "projection-differs", f"{difference}. Mend with `perdure ledger rebuild`")
                 for seq, words in places.discrepancies(connection, report.head.seq):
                     report.add(seq, "place-differs", f"{words}. Mend with `perdure ledger rebuild`")
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             report.add(0, "corrupt", f"{error}. Put a backup in its place with `perdure restore FILE`")
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from perdure.errors import PerdureError
 from perdure.state.events import AlarmRaised
 from perdure.state.ledger import LedgerReader, LedgerUnwritable
 
+SECTOR = 512
 DRIVER = Path(__file__).parent / "drivers" / "writer.py"
 
 
@@ -106,12 +108,78 @@ def test_an_anchor_that_cannot_be_written_stops_what_comes_after(story):
     assert story.kinds() == {"not-anchored"}
 
 
-def test_a_torn_last_page_is_noticed(story):
+def everything(path: Path) -> list[str]:
+    """What the ledger says, row by row."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return list(db.iterdump())
+
+
+def test_a_torn_page_is_noticed_or_held_nothing(story):
+    """Every page in turn, its second half as it was before anything was written there."""
     story.live().close()
     data = story.path.read_bytes()
-    story.path.write_bytes(data[:-2048] + bytes(2048))
-    findings = story.verify().findings
-    with contextlib.suppress(PerdureError):
+    page = int.from_bytes(data[16:18], "big")
+    said = everything(story.path)
+    noticed = 0
+    for start in range(0, len(data), page):
+        half = start + page // 2
+        torn = data[:half] + bytes(page // 2) + data[start + page :]
+        if torn == data:
+            continue
+        story.path.write_bytes(torn)
+        if story.verify().ok:
+            assert everything(story.path) == said, f"page {start // page + 1} says something else, and nobody noticed"
+        else:
+            noticed += 1
+    assert noticed > 5
+
+
+def test_no_damaged_sector_keeps_verify_from_its_report_nor_opening_from_its_refusal(story):
+    story.live().close()
+    data = story.path.read_bytes()
+    chance = random.Random(20261122)
+    sectors = len(data) // SECTOR
+    for _ in range(50):
+        damaged = bytearray(data)
+        start = chance.randrange(sectors) * SECTOR
+        other = chance.randrange(sectors) * SECTOR
+        damaged[start : start + SECTOR] = chance.choice(
+            (bytes(SECTOR), chance.randbytes(SECTOR), data[other : other + SECTOR])
+        )
+        story.path.write_bytes(damaged)
+        story.verify()
+        with contextlib.suppress(PerdureError):
+            story.open().commit(AlarmRaised(code="x"))
+        story.close()
+
+
+def test_a_schema_that_is_no_text_is_a_damaged_ledger(story):
+    story.live().close()
+    story.path.write_bytes(story.path.read_bytes().replace(b"tableactions", b"tableact\xc4ons"))
+    assert story.kinds() == {"unreadable"}
+    with pytest.raises(PerdureError, match=r"corrupt.*perdure restore"):
         story.open()
-        return  # the torn page held nothing that was in use
-    assert findings
+
+
+def test_a_torn_last_frame_of_the_log_was_never_a_commit(story):
+    """A kill in the middle of a commit: what was acknowledged before it is there, the torn one is not, and it goes on."""
+    ledger = story.create()
+    for number in range(5):
+        ledger.commit(AlarmRaised(code=f"c{number}"))
+    acknowledged = ledger.head.seq
+    wal = story.path.with_name("ledger.db-wal")
+    before = len(wal.read_bytes())
+    ledger.commit(AlarmRaised(code="torn", payload="x" * 3000))
+    files = {path.name: path.read_bytes() for path in story.directory.iterdir()}
+    anchor = files["anchor"].splitlines(keepends=True)
+    story.close()
+    for length in range(before + 1, len(files["ledger.db-wal"]), 700):
+        for name, content in files.items():
+            (story.directory / name).write_bytes(content)
+        (story.directory / "ledger.db-shm").unlink(missing_ok=True)
+        wal.write_bytes(files["ledger.db-wal"][:length])
+        (story.directory / "anchor").write_bytes(b"".join(anchor[:-1]))  # written after the commit, so not yet
+        assert story.open().head.seq == acknowledged
+        story.ledger.commit(AlarmRaised(code="goes on"))
+        story.close()
+        assert story.verify().ok
