@@ -19,7 +19,7 @@ from perdure.errors import PerdureError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from perdure.state.projections import SessionRow
+    from perdure.state.projections import EscalationRow, SessionRow
     from perdure.state.reading import LedgerReader
 
 STOP_FILE = "STOP"
@@ -46,6 +46,20 @@ class Firing:
     paused: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All that `perdure status` tells. `memory` holds why memory was stopped, by what stopped; `paused` why everything is."""
+
+    daemon: Daemon
+    stop_file: bool
+    paused: str | None
+    memory: dict[str, str]
+    firings: list[Firing]
+    questions: list[EscalationRow]
+    sessions: list[SessionRow]
+    head: int
+
+
 @click.command()
 @click.option(
     "-n",
@@ -63,82 +77,59 @@ def status(invocation: Invocation, sessions_max: int) -> None:
     if not (invocation.state_dir / LEDGER).exists():
         _nothing_yet(invocation)
         return
+    seen = _overview(invocation, sessions_max)
+    if invocation.as_json:
+        invocation.emit("status", {"workspace": str(invocation.workspace), **_overview_json(seen, invocation.now())})
+        return
+    _print_daemon(invocation, seen)
+    _print_stops(invocation, seen)
+    _print_firings(invocation, seen.firings)
+    _print_questions(invocation, seen.questions)
+    _print_sessions(invocation, seen.sessions)
+
+
+def _overview(invocation: Invocation, sessions_max: int) -> Overview:
     from perdure.state import projections
 
     reader = invocation.ledger
-    daemon = find_daemon(invocation, reader)
-    firings = next_firings(reader, invocation.now())
-    questions = projections.escalations(reader, open_only=True)
-    sessions = projections.sessions(reader, limit=sessions_max)
-    stopped = (invocation.workspace / STOP_FILE).exists()
-    memory = memory_stops(reader)
-    broken = daemon.problems
-    if invocation.as_json:
-        now = invocation.now()
-        invocation.emit(
-            "status",
+    return Overview(
+        daemon=find_daemon(invocation, reader),
+        stop_file=(invocation.workspace / STOP_FILE).exists(),
+        paused=projections.paused(reader, ""),
+        memory=memory_stops(reader),
+        firings=next_firings(reader, invocation.now()),
+        questions=projections.escalations(reader, open_only=True),
+        sessions=projections.sessions(reader, limit=sessions_max),
+        head=reader.head().seq,
+    )
+
+
+def _overview_json(seen: Overview, now: int) -> dict[str, Any]:
+    daemon = seen.daemon
+    return {
+        "daemon": {
+            "running": daemon.pid is not None,
+            "pid": daemon.pid,
+            "since": None if daemon.since is None else iso(daemon.since),
+            "stopping": daemon.stopping,
+        },
+        "stop_file": seen.stop_file,
+        "memory_stopped": seen.memory,
+        "paused": seen.paused,
+        "broken_edits": daemon.problems,
+        "next": [
             {
-                "workspace": str(invocation.workspace),
-                "daemon": {
-                    "running": daemon.pid is not None,
-                    "pid": daemon.pid,
-                    "since": None if daemon.since is None else iso(daemon.since),
-                    "stopping": daemon.stopping,
-                },
-                "stop_file": stopped,
-                "memory_stopped": memory,
-                "paused": projections.paused(reader, ""),
-                "broken_edits": broken,
-                "next": [
-                    {
-                        "task": f.task,
-                        "due_at": None if f.due is None else iso(f.due),
-                        "schedule": f.words,
-                        "paused": f.paused,
-                    }
-                    for f in firings
-                ],
-                "questions": [row_json(row, now) for row in questions],
-                "sessions": [session_json(row) for row in sessions],
-                "head": reader.head().seq,
-            },
-        )
-        return
-    _print_daemon(invocation, daemon, stopped, projections.paused(reader, ""))
-    for kind, text in broken.items():
-        if kind == "edit":
-            invocation.say(
-                ("✗ a broken edit changes nothing", "bad"),
-                ": the last good version stays in force; ",
-                (f"{invocation.command} check", "command"),
-            )
-        for row in text.splitlines()[:6]:
-            invocation.say("    ", row)
-    for text in memory.values():
-        invocation.say(
-            ("■ memory", "bad"), f": {text}; ", (f"{invocation.command} memory resume", "command"), " lets it go on"
-        )
-    _print_firings(invocation, firings)
-    invocation.say()
-    if questions:
-        invocation.say((count(len(questions), "question waits", "questions wait") + " for a person", "ask"))
-        invocation.out.print(questions_table(invocation, questions))
-        invocation.say(
-            (f"{invocation.command} inbox show ID", "command"),
-            (" shows one, ", "faint"),
-            (f"{invocation.command} approve ID", "command"),
-            (" answers it", "faint"),
-        )
-    else:
-        invocation.say(("No questions are open.", "good"))
-    if sessions:
-        invocation.say()
-        invocation.say(("Last sessions", "heading"))
-        invocation.out.print(sessions_table(invocation, sessions))
-        invocation.say(
-            (f"{invocation.command} ledger show {short(sessions[0].session)}", "command"),
-            (" shows the last one", "faint"),
-        )
+                "task": firing.task,
+                "due_at": None if firing.due is None else iso(firing.due),
+                "schedule": firing.words,
+                "paused": firing.paused,
+            }
+            for firing in seen.firings
+        ],
+        "questions": [row_json(row, now) for row in seen.questions],
+        "sessions": [session_json(row) for row in seen.sessions],
+        "head": seen.head,
+    }
 
 
 def _nothing_yet(invocation: Invocation) -> None:
@@ -217,25 +208,34 @@ def next_firings(reader: LedgerReader, now: int) -> list[Firing]:
     return sorted(firings, key=lambda firing: (firing.due is None, firing.due or 0, firing.task))
 
 
-def _print_daemon(invocation: Invocation, daemon: Daemon, stopped: bool, paused: str | None) -> None:
-    where = (f"  {invocation.workspace}", "faint")
+def _print_daemon(invocation: Invocation, seen: Overview) -> None:
+    daemon, where = seen.daemon, (f"  {invocation.workspace}", "faint")
     if daemon.pid is None:
         invocation.say(("○ not running", "warn"), where)
-    else:
-        up = (
-            ""
-            if daemon.since is None
-            else f", up {duration((invocation.now() - daemon.since) // 1_000_000 * 1_000_000)}"
-        )
-        invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
-    if stopped:
+        return
+    seconds = None if daemon.since is None else (invocation.now() - daemon.since) // 1_000_000
+    up = "" if seconds is None else f", up {duration(seconds * 1_000_000)}"
+    invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
+
+
+def _print_stops(invocation: Invocation, seen: Overview) -> None:
+    """What keeps something from running, each with what lets it go on."""
+    if seen.stop_file:
         invocation.say(
             ("■ STOP", "bad"), f": the file {STOP_FILE} lies in the workspace; nothing runs until it is removed"
         )
-    if paused is not None:
-        invocation.say(
-            ("■ paused", "warn"), f": everything ({paused}); ", (f"{invocation.command} resume", "command"), " goes on"
-        )
+    if seen.paused is not None:
+        goes_on = (f"{invocation.command} resume", "command")
+        invocation.say(("■ paused", "warn"), f": everything ({seen.paused}); ", goes_on, " goes on")
+    for kind, text in seen.daemon.problems.items():
+        if kind == "edit":
+            words = line(("✗ a broken edit changes nothing", "bad"), ": the last good version stays in force; ")
+            invocation.say(words, (f"{invocation.command} check", "command"))
+        for row in text.splitlines()[:6]:
+            invocation.say("    ", row)
+    for text in seen.memory.values():
+        goes_on = (f"{invocation.command} memory resume", "command")
+        invocation.say(("■ memory", "bad"), f": {text}; ", goes_on, " lets it go on")
 
 
 def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:
@@ -258,6 +258,28 @@ def _print_firings(invocation: Invocation, firings: list[Firing]) -> None:
                 Text(one_line(firing.task), "name"), when, Text(distance), Text(one_line(firing.words), "faint")
             )
     invocation.out.print(table)
+
+
+def _print_questions(invocation: Invocation, questions: list[EscalationRow]) -> None:
+    invocation.say()
+    if not questions:
+        invocation.say(("No questions are open.", "good"))
+        return
+    invocation.say((count(len(questions), "question waits", "questions wait") + " for a person", "ask"))
+    invocation.out.print(questions_table(invocation, questions))
+    command = invocation.command
+    shows, answers = (f"{command} inbox show ID", "command"), (f"{command} approve ID", "command")
+    invocation.say(shows, (" shows one, ", "faint"), answers, (" answers it", "faint"))
+
+
+def _print_sessions(invocation: Invocation, sessions: list[SessionRow]) -> None:
+    if not sessions:
+        return
+    invocation.say()
+    invocation.say(("Last sessions", "heading"))
+    invocation.out.print(sessions_table(invocation, sessions))
+    last = (f"{invocation.command} ledger show {short(sessions[0].session)}", "command")
+    invocation.say(last, (" shows the last one", "faint"))
 
 
 def session_json(row: SessionRow) -> dict[str, Any]:
