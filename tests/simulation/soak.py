@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from perdure.daemon import opening, operations, reloading
+from perdure.daemon import corrections, opening, operations, reloading
 from perdure.daemon.clock import Identifiers
 from perdure.daemon.config import load_config
 from perdure.daemon.opening import LEDGER, OwnedLedger, open_runtime
@@ -59,6 +59,7 @@ RATES = {
     "broken task": 0.1, "jump ahead": 0.08, "jump back": 0.06, "pause": 0.1, "manual": 0.3, "log file": 1.5, "revoke": 0.1,
     "stop file": 0.05,
 }  # fmt: skip
+SESSIONS_A_DAY_MIN = 6  # of the twelve or so that the schedules make: a daemon that does nothing breaks no promise
 FUSES = ("mid commit", "after commit", "before effect", "after effect", "in planner")
 
 
@@ -240,6 +241,8 @@ class Soak:
         for event in events:
             if event.type == "escalation.opened":
                 self._somebody_reads(event)
+            elif event.type == "compaction.stopped":
+                self._agree(self.clock.monotonic() + self.people.uniform(600, DAY), "resume memory")
             elif event.type == "session.opened" and self.kill_after is not None:
                 self._agree(self.clock.monotonic() + self.kill_after, "die")
                 self.kill_after = None
@@ -394,6 +397,8 @@ class Soak:
                     operations.revoke_grant(self._ledger, 1000, grant=row.grant)
             case "answer":
                 self._answer(self._ledger, due.params)
+            case "resume memory":
+                corrections.resume_compaction(self._ledger, self.identifiers, self.clock.now(), 1000)
         return False
 
     def _fill_the_disk(self) -> None:
@@ -568,6 +573,10 @@ class Soak:
             not gaps, 6, f"{len(gaps)} findings by the ledger's own accounting: {[str(one) for one in gaps[:3]]}"
         )
         self._compare_effects()
+        if len(promises.sessions) < SESSIONS_A_DAY_MIN * self.days:
+            raise BrokenPromise(
+                f"liveness: {len(promises.sessions)} sessions in {self.days} days; see why slots were refused"
+            )
         return Report(self)
 
     def _compare_effects(self) -> None:
