@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .progress import Progress
+from .progress import Progress, end_on_ctrl_c
 from .shim import build
 
 LAYERS = ("kill", "power", "tamper", "cut", "strace", "daemon", "backup", "fault", "index")
@@ -69,6 +69,7 @@ def main() -> int:
 def run(options: argparse.Namespace) -> int:
     from .agents import CONTROLS, Agent, Normal
 
+    end_on_ctrl_c()
     results: dict[str, dict[str, Result]] = {}
     wrong: list[str] = []
     for agent in (Agent, *CONTROLS):
@@ -86,10 +87,15 @@ def run(options: argparse.Namespace) -> int:
             results.setdefault(name, {})[layer] = result
             if agent is Agent and result.failures:
                 wrong.append(f"layer {layer} broke promises of the right agent")
-            if agent.caught_by == layer and not result.failures:
+            if agent.caught_by == layer and not result.failures and not progress.cut_short:
                 wrong.append(f"layer {layer} did not catch {name}")
             if not options.json:
                 _say(agent, layer, result, time.monotonic() - started)
+            if progress.cut_short:
+                wrong.append("Ctrl-C: what is above is all that was tried")
+                break
+        if Progress.cut_short:
+            break
     if options.json:
         print(
             json.dumps(
@@ -186,11 +192,10 @@ def kill(agent, options: argparse.Namespace, progress: Progress) -> Result:
         ]
     for one in sets:
         one()
-        if tally.cut_short:
+        if progress.cut_short:
             break
     counts = {"crashed": tally.scenarios, "went on": tally.went_on, "not fired": tally.not_fired}
-    failures = [*tally.failures, *(["cut short by Ctrl-C"] if tally.cut_short else [])]
-    return Result(tally.scenarios, failures, table(tally) if agent is Agent else "", counts=counts)
+    return Result(tally.scenarios, tally.failures, table(tally) if agent is Agent else "", counts=counts)
 
 
 def power_loss(agent, options: argparse.Namespace, progress: Progress) -> Result:

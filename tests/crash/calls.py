@@ -67,5 +67,7 @@ def _run(root: Path, *traced: str) -> int:
     command = [sys.executable, "-B", "-m", "tests.crash.worker", str(root / "state"), str(root / "observer")]
     prefix = ["strace", "-f", "-qq", *traced] if traced else []
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    process = subprocess.run([*prefix, *command], cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    process = subprocess.run(
+        [*prefix, *command], cwd=REPOSITORY, env=environment, capture_output=True, check=False, process_group=0
+    )
     return process.returncode

@@ -93,7 +93,7 @@ def _replaced(workspace: Path, older: Path, damage: str, chance: random.Random) 
 def _judged(workspace: Path) -> list[str]:
     process = subprocess.run(
         _command("judge", workspace), cwd=REPOSITORY, env=_environment(), capture_output=True, text=True,
-        timeout=LIFE_SECONDS_MAX, check=False,
+        timeout=LIFE_SECONDS_MAX, check=False, process_group=0,
     )  # fmt: skip
     if process.returncode != 0:
         return [f"judging it failed: {process.stderr[-500:]}"]
@@ -107,7 +107,7 @@ class _Life:
         self._words: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the life
         self.process = subprocess.Popen(
             _command("live", workspace, str(sessions)), cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE,
-            stderr=self._words, text=True,
+            stderr=self._words, text=True, process_group=0,
         )  # fmt: skip
         self._limit = threading.Timer(
             LIFE_SECONDS_MAX, self.process.kill

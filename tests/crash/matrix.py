@@ -74,7 +74,6 @@ class Tally:
     cells: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     faults: Counter[tuple[str, str]] = field(default_factory=Counter)  # (mode, once or again) -> crashed
     failures: list[str] = field(default_factory=list)
-    cut_short: bool = False  # by Ctrl-C
 
     def add(self, outcome: Outcome) -> None:
         scenario = outcome.scenario
@@ -102,7 +101,6 @@ class Tally:
             self.cells[place].update(cell)
         self.faults.update(other.faults)
         self.failures += other.failures
-        self.cut_short |= other.cut_short
 
 
 class Bench:
@@ -233,20 +231,17 @@ class Matrix:
             yield from (Scenario((first, again)) for again in every_fault(calls) if first is not None)
 
     def run(self, scenarios: Iterable[Scenario], *, progress: Progress, failures_max: int = 0) -> Tally:
-        """Run them all, or until `failures_max` promises were broken (0: all) or somebody presses Ctrl-C."""
+        """Run them all, or until `failures_max` promises were broken (0: all)."""
         numbered = list(enumerate(scenarios))
         random.Random(len(numbered)).shuffle(numbered)  # what is cut short is an even sample of the whole
         tally = Tally()
         context = multiprocessing.get_context("fork")
         with context.Pool(self.jobs, _begin, (self.agent, self.root)) as pool:
-            try:
-                for outcome in progress.over(pool.imap_unordered(_one, numbered, chunksize=4), len(numbered)):
-                    tally.add(outcome)
-                    progress.broken = len(tally.failures)
-                    if failures_max and len(tally.failures) >= failures_max:
-                        break
-            except KeyboardInterrupt:
-                tally.cut_short = True
+            for outcome in progress.over(pool.imap_unordered(_one, numbered, chunksize=4), len(numbered)):
+                tally.add(outcome)
+                progress.broken = len(tally.failures)
+                if failures_max and len(tally.failures) >= failures_max:
+                    break
         return tally
 
 

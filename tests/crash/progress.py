@@ -1,7 +1,9 @@
-"""How far a long run is, on standard error: one line that is written over on a terminal, a line now and then elsewhere."""
+"""How far a long run is, on standard error: one line that is written over on a terminal, a line now and then elsewhere. And
+its end before its time, by Ctrl-C: each layer then stops after what it is at, and says what it has."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,9 @@ SECONDS_BETWEEN = 20.0  # lines, where they cannot be written over
 
 
 class Progress:
-    """Counts along. `what` names the run, `total` how many there will be; `broken` is shown with it."""
+    """Counts along. `what` names the run; `broken` is shown with it."""
+
+    cut_short = False  # of all of them
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
         self.broken = 0
@@ -21,11 +25,13 @@ class Progress:
         self._terminal = sys.stderr.isatty()
 
     def over(self, items: Iterable[T], total: int) -> Iterator[T]:
-        """The items, counted as they are taken."""
+        """The `total` items, counted as they are taken, as long as nobody presses Ctrl-C."""
         self._started = self._said = time.monotonic()
         for number, item in enumerate(items, 1):
             yield item
             self._say(number, total)
+            if Progress.cut_short:
+                break
         if self._terminal and not self._quiet:
             print(file=sys.stderr)
 
@@ -41,3 +47,12 @@ class Progress:
             print(f"\r{words}\x1b[K", end="", file=sys.stderr, flush=True)
         else:
             print(words, file=sys.stderr, flush=True)
+
+
+def end_on_ctrl_c() -> None:
+    """From now on, Ctrl-C is no exception but the end of what is counted along."""
+
+    def cut_short(_: int, __: object) -> None:
+        Progress.cut_short = True
+
+    signal.signal(signal.SIGINT, cut_short)
