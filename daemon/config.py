@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 from perdure.daemon.mcp.settings import McpServer, check_server_name
 from perdure.daemon.proofs import PostconditionEntry, postcondition_texts
 from perdure.daemon.quantities import Duration, Size
-from perdure.daemon.setting_types import CredentialName, VariableName, WorkspacePath, ZoneName, machine_zone
+from perdure.daemon.setting_types import CredentialName, Trusted, VariableName, WorkspacePath, ZoneName, machine_zone
 from perdure.daemon.toml_positions import Place, positions
 from perdure.daemon.validation import Path as KeyPath
 from perdure.daemon.validation import Source, Strict, shown, validate
@@ -112,7 +112,7 @@ class OperatorTool(Strict):
     network: bool = False
     read: tuple[WorkspacePath, ...] = ()
     write: tuple[WorkspacePath, ...] = ()
-    trusted: bool = False
+    trusted: Trusted = False
     output_bytes_max: Size | None = None
     memory_bytes_max: Size | None = None
     verify: tuple[PostconditionEntry, ...] = ()

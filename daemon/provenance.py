@@ -9,11 +9,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from perdure.state.events import JSON
 
-_TRUST = {"instruction": 0, "person": 1, "config": 2, "memory": 3, "model": 5}
-_TOOL_TRUST = 4
+if TYPE_CHECKING:
+    from perdure.daemon.tools.model import ToolSpec
+
+Field = tuple[str, ...]
+
+_TRUST = {"instruction": 0, "person": 1, "config": 2, "memory": 4, "model": 6}
+_VOUCHED_TRUST = 3  # what a tool returned in a field that the operator declared trusted
+_TOOL_TRUST = 5
 
 WORD_CHARACTERS_MIN = 6
 WHOLE_CHARACTERS_MIN = 3  # a shorter value ("a", "22") stands everywhere by chance
@@ -35,23 +42,78 @@ _WORD = re.compile(rf"\w{{{WORD_CHARACTERS_MIN},}}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What a planner was shown: the instruction, what memory recalled, and (tool, text) for each result of a tool that is
-    not trusted."""
+    """What a planner was shown: the instruction, what memory recalled, (tool, text) for each text that a tool returned, and
+    the same for each that stands in a field that the operator declared trusted."""
 
     instruction: str = ""
     recalled: Sequence[str] = ()
     outputs: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    vouched: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value and its fields came from: `sources`, but for the `fields` of `tool` that are declared trusted."""
+
+    sources: tuple[str, ...]
+    tool: str = ""
+    fields: tuple[Field, ...] = ()
+
+    def of(self, used: Field) -> tuple[str, ...]:
+        """The sources of one field, or of the value itself (no field)."""
+        return vouched(self.tool) if any(used[: len(field)] == field for field in self.fields) else self.sources
+
+    def within(self, used: Field) -> Origin:
+        """The origin of one field, its own fields included: of what `for_each` goes over."""
+        inner = tuple(field[len(used) :] for field in self.fields if field[: len(used)] == used)
+        return Origin(self.of(used), self.tool, tuple(field for field in inner if field))
+
+
+def vouched(tool: str) -> tuple[str, ...]:
+    """The source of what the operator declared trusted of a tool."""
+    return (f"trusted:{tool}",)
+
+
+def origin_of_result(spec: ToolSpec | None, tool: str) -> Origin:
+    """The origin of what a call of the tool returned."""
+    if spec is not None and spec.trusted:
+        return Origin(vouched(tool))
+    sources = ("memory", f"tool:{tool}") if tool == "recall" else (f"tool:{tool}",)
+    return Origin(
+        sources, tool, tuple(tuple(field.split(".")) for field in spec.trusted_fields) if spec is not None else ()
+    )
+
+
+def texts_by_trust(value: JSON, origin: Origin, at: Field = ()) -> Iterator[tuple[bool, str]]:
+    """Each text, name and number in a result, with whether the operator vouches for it. A list is transparent: its elements
+    have the list's fields."""
+    is_vouched = origin.of(at)[0].startswith("trusted:")
+    if isinstance(value, list):
+        for element in value:
+            yield from texts_by_trust(element, origin, at)
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            yield is_vouched, key
+            yield from texts_by_trust(element, origin, (*at, key))
+    else:
+        yield from ((is_vouched, text) for text in _leaves(value))
 
 
 def by_trust(sources: Iterable[str]) -> tuple[str, ...]:
-    """The sources without repetition, most trusted first: instruction, person, config, memory, tools, model."""
-    return tuple(sorted(set(sources), key=lambda source: (_TRUST.get(source, _TOOL_TRUST), source)))
+    """The sources without repetition, most trusted first: instruction, person, config, fields that are declared trusted, memory,
+    tools, model."""
+    return tuple(sorted(set(sources), key=lambda source: (_trust(source), source)))
+
+
+def _trust(source: str) -> int:
+    return _VOUCHED_TRUST if source.startswith("trusted:") else _TRUST.get(source, _TOOL_TRUST)
 
 
 def of_model(args: Mapping[str, JSON], shown: Shown) -> dict[str, tuple[str, ...]]:
     """The sources of each argument that a model proposed: always `model`, and every text that it can have it from."""
     instruction = shown.instruction.casefold()
     texts = [("memory", text.casefold()) for text in shown.recalled]
+    texts += [(vouched(tool)[0], text.casefold()) for tool, text in shown.vouched]
     texts += [(f"tool:{tool}", text.casefold()) for tool, text in shown.outputs]
     found: dict[str, tuple[str, ...]] = {}
     for name, value in args.items():

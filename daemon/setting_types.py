@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import tzlocal
@@ -48,6 +48,27 @@ def _variable_name(name: str) -> str:
 
 
 VariableName = Annotated[str, AfterValidator(_variable_name)]
+
+
+_FIELD = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
+
+
+def _field_names(trusted: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+    for name in trusted if isinstance(trusted, tuple) else ():
+        if _FIELD.fullmatch(name) is None:
+            raise ValueError(
+                'fields of the result as names with dots between (["count", "report.path"]), or true or false'
+            )
+    return trusted
+
+
+# Whether what a tool returns is trusted: all of it, none, or these fields of it.
+Trusted = Annotated[bool | tuple[str, ...], AfterValidator(_field_names)]
+
+
+def trust_of(trusted: bool | tuple[str, ...]) -> dict[str, Any]:
+    """The setting as a tool's specification has it."""
+    return {"trusted": trusted is True, "trusted_fields": trusted if isinstance(trusted, tuple) else ()}
 
 
 def _zone_name(name: str) -> str:

@@ -254,7 +254,7 @@ class _Reader(NodeReader):
             globs = self.names(sources, quantifier)
             for glob in globs:
                 if not _is_source(glob):
-                    known = "instruction, person, config, memory, model, tool:NAME (globs as in tool:*), unknown"
+                    known = "instruction, person, config, memory, model, tool:NAME, trusted:NAME (globs as in tool:*), unknown"
                     self.complaints.add(
                         sources.keys[quantifier], f"the source {glob!r}", f"one of {known}{nearest(glob, SOURCES)}"
                     )
@@ -345,11 +345,11 @@ class _Reader(NodeReader):
         )
 
 
-SOURCES = ("instruction", "person", "config", "memory", "model", "unknown", "tool:*")
+SOURCES = ("instruction", "person", "config", "memory", "model", "unknown", "tool:*", "trusted:*")
 
 
 def _is_source(glob: str) -> bool:
-    return glob in SOURCES or glob.startswith("tool:") or glob == "*"
+    return glob in SOURCES or glob.startswith(("tool:", "trusted:")) or glob == "*"
 
 
 def _places(table: Table, prefix: str = "") -> dict[str, tuple[int, int]]:

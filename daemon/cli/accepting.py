@@ -67,11 +67,15 @@ def print_definition(invocation: Invocation, tool: dict[str, Any]) -> None:
     """What a person accepts: the server's own words, each sign visible."""
     words, style = STANDING_WORDS[tool["standing"]]
     invocation.say((one_line(tool["name"]), "name"), "  ", (words, style),
-                   (f"  {tool['effect']}, {'trusted' if tool['trusted'] else 'untrusted'} by perdure.toml", "faint"))  # fmt: skip
+                   (f"  {tool['effect']}, {_trust(tool['trusted'])} by perdure.toml", "faint"))  # fmt: skip
     if tool["problem"]:
         invocation.say("  cannot be used: ", (one_line(tool["problem"]), "bad"))
     print_listed(invocation, tool)
     invocation.say()
+
+
+def _trust(trusted: bool | list[str]) -> str:
+    return f"trusted: {', '.join(trusted)}" if isinstance(trusted, list) else "trusted" if trusted else "untrusted"
 
 
 def print_listed(invocation: Invocation, tool: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def sources(names: Sequence[str] | None) -> Text:
     for name in names:
         if tags:
             tags.append(" + ", "faint")
-        style = "ask" if name.startswith(("tool:", "mcp:")) else SOURCE_STYLE.get(name, "ask")
+        style = "good" if name.startswith("trusted:") else SOURCE_STYLE.get(name, "ask")
         tags.append(one_line(name), style)
     return tags or Text("not recorded", "warn")
 

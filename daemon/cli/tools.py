@@ -84,12 +84,18 @@ def _list_or_show(invocation: Invocation, name: str | None) -> None:
             Text(one_line(spec.name), "name"),
             _source(spec, outside.get(spec.name)),
             Text(spec.effect, "faint" if spec.effect == "read" else ""),
-            Text("trusted", "good") if spec.trusted else Text("untrusted", "faint"),
+            _trust(spec),
             str(len(_rules(loaded, spec.name))) if _rules(loaded, spec.name) else Text("none: asks", "ask"),
             one_line(", ".join(used)),
             Text(one_line(spec.description.split(". ")[0], 90), "faint"),
         )
     invocation.out.print(table)
+
+
+def _trust(spec: ToolSpec) -> Text:
+    if spec.trusted_fields:
+        return Text(f"trusted: {', '.join(spec.trusted_fields)}", "good")
+    return Text("trusted", "good") if spec.trusted else Text("untrusted", "faint")
 
 
 def _source(spec: ToolSpec, outside: OutsideTool | None) -> Text:
@@ -111,7 +117,7 @@ def _tool_json(loaded: LoadedWorkspace, spec: ToolSpec, outside: OutsideTool | N
         "tool": spec.name,
         "source": spec.source,
         "effect": spec.effect,
-        "trusted": spec.trusted,
+        "trusted": list(spec.trusted_fields) or spec.trusted,
         "probeable": spec.probeable,
         "description": spec.description,
         "args_schema": dict(spec.args_schema),
@@ -124,6 +130,8 @@ def _tool_json(loaded: LoadedWorkspace, spec: ToolSpec, outside: OutsideTool | N
 
 def _print_one(invocation: Invocation, loaded: LoadedWorkspace, spec: ToolSpec, outside: OutsideTool | None) -> None:
     trust = "what it returns is trusted" if spec.trusted else "what it returns is untrusted"
+    if spec.trusted_fields:
+        trust = f"what it returns is untrusted but for {', '.join(spec.trusted_fields)}"
     invocation.say(
         (spec.name, "name"), f"  {spec.source}, {spec.effect}, {trust}", ", has a probe" if spec.probeable else ""
     )

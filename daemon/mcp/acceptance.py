@@ -44,7 +44,7 @@ def describe(config: Config, reader: LedgerReader, row: OutsideToolRow) -> dict[
     return {
         **_as_listed(reader, row),
         "effect": settings.effect,
-        "trusted": settings.trusted,
+        "trusted": list(settings.trusted) if isinstance(settings.trusted, tuple) else settings.trusted,
         "problem": None if shown is None else _problem(row.server, settings, shown),
     }
 

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from perdure.daemon.mcp.settings import SEPARATOR, McpTool
+from perdure.daemon.setting_types import trust_of
 from perdure.daemon.tools.model import ToolSpec
 from perdure.state.canonical import CannotEncode, canonical, digest
 from perdure.state.events import JSON
@@ -126,7 +127,7 @@ def spec_of(server: str, settings: McpTool, found: Definition, *, accepted: bool
         args_schema=schema,
         effect=settings.effect,
         source=f"mcp:{server}",
-        trusted=settings.trusted,
+        **trust_of(settings.trusted),
         probeable=settings.probe is not None,
         paths=dict(settings.paths),
         free_text=settings.free_text,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from perdure.daemon.quantities import Duration, Size
-from perdure.daemon.setting_types import CredentialName, VariableName, WorkspacePath
+from perdure.daemon.setting_types import CredentialName, Trusted, VariableName, WorkspacePath
 from perdure.daemon.validation import Strict, shown
 from perdure.state.events import EffectClass
 
@@ -38,7 +38,7 @@ class McpTool(Strict):
     """
 
     effect: EffectClass = "once"
-    trusted: bool = False
+    trusted: Trusted = False
     paths: dict[str, Literal["read", "write"]] = Field(default_factory=dict)
     free_text: tuple[str, ...] = ()
     probe: McpProbe | None = None

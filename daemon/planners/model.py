@@ -240,28 +240,16 @@ def _chain(config: ModelConfig) -> Iterator[ModelConfig]:
 
 
 def _shown(task: Task, view: View) -> provenance.Shown:
-    trusted = {spec.name for spec in view.tools if spec.trusted}
+    specs = {spec.name: spec for spec in view.tools}
+    texts: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for taken in view.taken:
+        tool = taken.proposal.tool
+        origin = provenance.origin_of_result(specs.get(tool), tool)
+        for is_vouched, text in provenance.texts_by_trust(taken.result, origin):
+            texts[is_vouched].append((tool, text))
     return provenance.Shown(
         instruction=task.instruction,
         recalled=[section.text for section in view.context.sections if section.name not in PINNED_SECTIONS],
-        outputs=[
-            (taken.proposal.tool, text)
-            for taken in view.taken
-            if taken.proposal.tool not in trusted
-            for text in _texts(taken.result)
-        ],
+        outputs=texts[False],
+        vouched=texts[True],
     )
-
-
-def _texts(value: JSON) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield str(value)
-    elif isinstance(value, list):
-        for element in value:
-            yield from _texts(element)
-    elif isinstance(value, dict):
-        for key, element in value.items():
-            yield key
-            yield from _texts(element)

@@ -4,6 +4,7 @@ Walking anew keeps no state between moves, so a session that resumes another sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ from perdure.daemon.planners import expressions
 from perdure.daemon.planners.expressions import ExpressionFault, Missing
 from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Request, Taken, View
 from perdure.daemon.planners.saved import bounded_saved
-from perdure.daemon.provenance import by_trust
+from perdure.daemon.planners.used_fields import used_fields
+from perdure.daemon.provenance import Origin, by_trust, origin_of_result
 from perdure.daemon.tools.model import ToolSpec
 from perdure.state.events import JSON
 
@@ -63,12 +65,21 @@ class _Scope:
     """The variables that expressions may use here, and where each value came from."""
 
     values: dict[str, JSON]
-    sources: dict[str, tuple[str, ...]]
+    origins: dict[str, Origin]
 
-    def with_item(self, item: JSON, index: int, sources: tuple[str, ...]) -> _Scope:
+    def with_item(self, item: JSON, index: int, origin: Origin) -> _Scope:
         return _Scope(
-            {**self.values, "item": item, "index": index}, {**self.sources, "item": sources, "index": sources}
+            {**self.values, "item": item, "index": index},
+            {**self.origins, "item": origin, "index": Origin(origin.sources)},
         )
+
+    def origin_of_items(self, value: JSON) -> Origin:
+        """Where the elements of a list come from: of a plain `${found.ips}`, the fields that its elements have too."""
+        whole = expressions.parse(value).whole if isinstance(value, str) else None
+        used = used_fields(whole.source) if whole is not None else frozenset()
+        plain = whole is not None and len(used) == 1 and re.fullmatch(r"[\s\w.]+", whole.source, re.ASCII) is not None
+        name, field = next(iter(used)) if plain else ("", ())
+        return self.origins[name].within(field) if name in self.origins else Origin(self.sources_of(value))
 
     def sources_of(self, value: JSON) -> tuple[str, ...]:
         """Where an argument's value comes from: its literal text from the instruction, its holes from what they use."""
@@ -77,8 +88,8 @@ class _Scope:
         for template in expressions.templates(value):
             for hole in template.holes:
                 holes += 1
-                used = expressions.names(hole.source) & self.sources.keys()
-                found.update(source for name in used for source in self.sources[name])
+                used = [(name, part) for name, part in used_fields(hole.source) if name in self.origins]
+                found.update(source for name, part in used for source in self.origins[name].of(part))
                 if not used:
                     found.add("instruction")
             if template.has_text:
@@ -149,7 +160,6 @@ class _Walk:
             if step.save is not None and (ran or step.for_each is not None):
                 self.saved[step.save] = results if step.for_each is not None else results[-1]
                 scope.values[step.save] = self.saved[step.save]
-                scope.sources[step.save] = _tool_sources(step.do)
         return self._finish()
 
     def _instances(self, number: int, step: Step, scope: _Scope) -> Iterator[tuple[str, _Scope, str]]:
@@ -164,9 +174,9 @@ class _Walk:
             raise PlanError(f"{self._place(step)}: for_each needs a list, `{step.for_each}` gave {shown}")
         if len(items) > ITEMS_MAX:
             raise PlanError(f"{self._place(step)}: for_each goes over {len(items)} items; the most is {ITEMS_MAX}")
-        sources = scope.sources_of(step.for_each)
+        origin = scope.origin_of_items(step.for_each)
         for index, item in enumerate(items):
-            inner = scope.with_item(item, index, sources)
+            inner = scope.with_item(item, index, origin)
             yield f"{number}[{index}]", inner, f"{title}, item {index + 1} of {len(items)}"
 
     def _wanted(self, step: Step, scope: _Scope) -> bool:
@@ -270,15 +280,16 @@ def condition(when: str) -> str:
 
 def _first_scope(steps: Sequence[Step], view: View) -> _Scope:
     values: dict[str, JSON] = {"last": last_variable(view.last)}
-    sources: dict[str, tuple[str, ...]] = {"last": ("memory",)}
+    origins = {"last": Origin(("memory",))}
+    specs = {spec.name: spec for spec in view.tools}
     for name in SLOT_NAMES:
         values[f"slot.{name}"] = view.slot.get(name, "")
-        sources[f"slot.{name}"] = ("config",)
+        origins[f"slot.{name}"] = Origin(("config",))
     for step in steps:
         if step.save is not None:
             values[step.save] = None
-            sources[step.save] = _tool_sources(step.do)
-    return _Scope(values, sources)
+            origins[step.save] = origin_of_result(specs.get(step.do), step.do)
+    return _Scope(values, origins)
 
 
 def last_variable(last: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -286,10 +297,6 @@ def last_variable(last: Mapping[str, JSON]) -> dict[str, JSON]:
     (`save: found` makes both `last.found.offset` and `last.offset`; of two the later wins)."""
     fields = {name: value for saved in last.values() if isinstance(saved, dict) for name, value in saved.items()}
     return {**fields, **last}
-
-
-def _tool_sources(tool: str) -> tuple[str, ...]:
-    return ("memory", f"tool:{tool}") if tool == "recall" else (f"tool:{tool}",)
 
 
 def _characters(value: JSON) -> int:

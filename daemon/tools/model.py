@@ -24,6 +24,7 @@ class ToolSpec:
     effect: EffectClass
     source: str = "built-in"  # or "operator", "mcp:NAME"
     trusted: bool = False  # whether what it returns may choose later arguments without being called untrusted
+    trusted_fields: tuple[str, ...] = ()  # of what it returns, the fields of which that is so (`report.path`)
     probeable: bool = False
     paths: Mapping[str, PathUse] = field(default_factory=dict)
     free_text: Sequence[str] = ()

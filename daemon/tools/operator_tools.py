@@ -12,6 +12,7 @@ from cel_expr_python import cel
 
 from perdure.daemon.config import OperatorTool
 from perdure.daemon.secrets import credential
+from perdure.daemon.setting_types import trust_of
 from perdure.daemon.tools.arguments import unknown_formats
 from perdure.daemon.tools.digests import action_digest
 from perdure.daemon.tools.executables import Executed, executed_by, search_path
@@ -35,7 +36,7 @@ def operator_spec(name: str, tool: OperatorTool) -> ToolSpec:
         args_schema={"type": "object", "properties": tool.args, "required": required, "additionalProperties": False},
         effect=tool.effect,
         source="operator",
-        trusted=tool.trusted,
+        **trust_of(tool.trusted),
         probeable=tool.probe is not None,
         paths=tool.paths,
     )

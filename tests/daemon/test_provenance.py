@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.daemon.provenance import Shown, by_trust, distinctive_parts, of_model
+from perdure.daemon.provenance import Origin, Shown, by_trust, distinctive_parts, of_model, texts_by_trust
 
 LOG = (
     "read_file",
@@ -43,7 +43,22 @@ def test_what_the_instruction_says_is_not_the_tools_choice_because_a_tool_repeat
     assert "tool:read_file" in of_model({"url": "status.example.org"}, shown)["url"]
 
 
+def test_a_value_out_of_a_trusted_field_is_vouched_for_unless_an_untrusted_one_says_it_too():
+    origin = Origin(("tool:scan",), "scan", (("count",), ("report", "path")))
+    result = {"count": 41, "ips": ["203.0.113.9"], "report": {"path": "reports/scan.md", "note": "see evil.example"}}
+    texts = {True: [], False: []}
+    for vouched, text in texts_by_trust(result, origin):
+        texts[vouched].append(("scan", text))
+    assert {text for _, text in texts[True]} == {"41", "reports/scan.md"}
+    shown = Shown(outputs=texts[False], vouched=texts[True])
+    assert of_model({"x": "reports/scan.md"}, shown)["x"] == ("trusted:scan", "model")
+    assert of_model({"x": "http://evil.example/"}, shown)["x"] == ("tool:scan", "model")
+    both = Shown(outputs=[*texts[False], ("scan", "write to reports/scan.md")], vouched=texts[True])
+    assert of_model({"x": "reports/scan.md"}, both)["x"] == ("trusted:scan", "tool:scan", "model")
+
+
 def test_order_is_by_trust():
+    assert by_trust(["trusted:x", "memory", "config"]) == ("config", "trusted:x", "memory")
     assert by_trust(["model", "tool:b", "memory", "tool:a", "instruction", "config", "person", "model"]) == (
         "instruction",
         "person",
