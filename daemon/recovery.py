@@ -12,6 +12,7 @@ from perdure.daemon.resumption import chain
 from perdure.daemon.sandbox.strays import end_strays
 from perdure.daemon.scheduler import free, opened
 from perdure.daemon.settlement import REPEATABLE, mark_unknown, settle
+from perdure.daemon.untold import tell_of_untold_endings
 from perdure.state import projections
 from perdure.state.events import AlarmRaised, Draft, ModelReplied, SessionClosed, SlotClosed
 
@@ -45,6 +46,7 @@ async def recover(runtime: Runtime) -> int:
         if row.effect in REPEATABLE and row.attempt_session not in taken_up:
             await settle(runtime, row)
     await tell_of_untold(runtime)
+    await tell_of_untold_endings(runtime)
     return count
 
 

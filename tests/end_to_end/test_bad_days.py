@@ -129,3 +129,31 @@ async def test_a_state_directory_far_down_is_reached(tmp_path: Path) -> None:
         )  # fmt: skip
     assert process.wait(timeout=60) == 0, daemon.log.read_text()
     assert len((stage.directory / "reports/ticks.log").read_text()) >= 2
+
+
+TELL = """#!/bin/sh
+if [ -e die ]; then rm die; kill -9 $PPID; exit; fi
+cat >>told.jsonl
+"""
+
+
+async def test_a_failure_that_a_crash_kept_from_being_told_is_told_at_the_next_start(
+    stage: Stage, daemon: Daemon
+) -> None:
+    """The program that is to tell of the failure kills the daemon."""
+    stage.write("tell.sh", TELL).chmod(0o755)
+    config = (stage.directory / "perdure.toml").read_text()
+    stage.write("perdure.toml", f'{config}\n[notify]\ncommand = ["{stage.directory}/tell.sh"]\non = ["failed"]\n')
+    stage.playbook("fails", "\n  - {do: read_file, args: {path: reports/none.md}}\n", tools="read_file")
+    stage.write("die", "")
+    await daemon.start()
+    daemon.say("session", "run", "fails")
+    assert daemon.process is not None
+    assert daemon.process.wait(timeout=60) == -signal.SIGKILL
+    assert not (stage.directory / "told.jsonl").exists()
+    for _ in range(2):
+        await daemon.start()
+        assert daemon.stop() == 0
+    (told,) = map(json.loads, (stage.directory / "told.jsonl").read_text().splitlines())
+    assert told["title"] == "fails: session failed"
+    assert "before it could tell" in told["text"]
