@@ -31,6 +31,20 @@ class _Call:
     request: Request
 
 
+def _once(examine: Examine) -> Examine:
+    """`examine`, which looks at paths, programs and policies, asked once about draws that say the same."""
+    known: list[tuple[Proposal | Finish, tuple[str, Obligations] | None]] = []
+
+    def examined(move: Proposal | Finish) -> tuple[str, Obligations] | None:
+        for seen, found in known:
+            if seen == move:
+                return found
+        known.append((move, examine(move)))
+        return known[-1][1]
+
+    return examined
+
+
 class ModelCalls:
     """`waiting` holds events that ride the session's next commit."""
 
@@ -98,6 +112,7 @@ class ModelCalls:
         consequence; where the planner can, in one call whose prompt is paid for once. Raises Ended where the budget pays for
         no further draw."""
         ballot = Ballot(ahead_by, draws_max)
+        examine = _once(examine)
         self._count(ballot, first, examine)
         number = 1
         while needed := ballot.draws_needed():

@@ -52,6 +52,8 @@ def answer(
             payload={"note": note} if note else None,
         )
     ]
+    if not question.action:
+        return _answered_about_task(ledger, question, uid, drafts, approved=said == "approve", always=always)
     slots = act_on(ledger, question, now, approved=said == "approve")
     given = _grants(ledger, identifiers, question, uid, note) if always and said == "approve" else []
     drafts += given
@@ -59,6 +61,25 @@ def answer(
     opened_slots: list[JSON] = [slot.slot for slot in slots if isinstance(slot, SlotOpened)]
     grants: list[JSON] = [draft.grant for draft in given]
     return {"escalation": question.escalation, "answer": said, "slots": opened_slots, "grants": grants}
+
+
+def _answered_about_task(
+    ledger: Ledger, question: EscalationRow, uid: int, drafts: list[Draft], *, approved: bool, always: bool
+) -> Answer:
+    """Whether a task that the circuit breaker stopped goes on; denied, it stays as it is."""
+    if always:
+        hint = "Approve it without --always: the next three failures of the same kind are asked about again"
+        raise PerdureError("grant", question.escalation, "it is about a task, not about an action", hint)
+    if approved:
+        drafts.append(Resumed(task=question.task, by=f"uid {uid}"))
+    ledger.commit(*drafts)
+    said: Answer = {
+        "escalation": question.escalation,
+        "answer": "approve" if approved else "deny",
+        "slots": [],
+        "grants": [],
+    }
+    return said | {"task": question.task, "paused": not approved}
 
 
 def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
@@ -80,6 +101,8 @@ def expire(ledger: Ledger, now: int) -> list[EscalationRow]:
 def act_on(ledger: Ledger, question: EscalationRow, now: int, *, approved: bool) -> list[Draft]:
     """The slots that an answer opens: one for each session that waits for it, or one to do what was approved; and the end
     of an unknown action that a person lets rest."""
+    if not question.action:  # a task that nobody let go on stays stopped
+        return []
     drafts: list[Draft] = []
     action = projections.action(ledger.reader, question.action)
     if not approved and action is not None and action.status == "unknown":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from perdure.state.events import Event
+from perdure.state.events import RESUME_TASK, Event
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import Executor
@@ -13,8 +14,9 @@ from perdure.state.schema import Executor
 
 @dataclass(frozen=True, slots=True)
 class EscalationRow:
-    """A question. `state`: `open`, `approved`, `denied`, `expired`, or `used` (its one attempt was intended). `seq` is the
-    opening event's, whose payload holds the question. An approval counts before `valid_until`."""
+    """A question; one about a task (`resume_task`) has no action. `state`: `open`, `approved`, `denied`, `expired`, or `used`
+    (its one attempt was intended, its task goes on). `seq` is the opening event's, whose payload holds the question. An
+    approval counts before `valid_until`."""
 
     escalation: str
     action: str
@@ -117,15 +119,10 @@ def escalation_opened(db: Executor, event: Event) -> None:
     """A person is asked about one action; the same open question is not asked twice."""
     body = event.body
     about = f"question {body['escalation']}"
-    row = db.execute(
-        "SELECT digest, task, tool, state, attempt FROM actions WHERE action = ?", (body["action"],)
-    ).fetchone()
-    if row is None:
-        raise LedgerRefused("no-such-action", about, f"action {body['action']} was never proposed")
-    if row[:3] != (body["digest"], body["task"], body["tool"]):
-        raise LedgerRefused("action-mismatch", about, "digest, task or tool are not the action's")
-    if row[3] not in ("escalated", "ended"):
-        raise LedgerRefused("not-escalated", about, f"action {body['action']} is {row[3]}: there is nothing to ask")
+    if not body["action"]:
+        _require_stopped(db, body, about)
+    else:
+        _require_escalated(db, body, about)
     if db.execute("SELECT 1 FROM escalations WHERE escalation = ?", (body["escalation"],)).fetchone():
         raise LedgerRefused("escalation-known", about, "a question is asked once")
     if body["expires"] <= event.at:
@@ -144,6 +141,33 @@ def escalation_opened(db: Executor, event: Event) -> None:
         ),
     )  # fmt: skip
     db.execute("UPDATE actions SET escalation = ? WHERE action = ?", (body["escalation"], body["action"]))
+
+
+def _require_escalated(db: Executor, body: Mapping[str, Any], about: str) -> None:
+    row = db.execute("SELECT digest, task, tool, state FROM actions WHERE action = ?", (body["action"],)).fetchone()
+    if row is None:
+        raise LedgerRefused("no-such-action", about, f"action {body['action']} was never proposed")
+    if row[:3] != (body["digest"], body["task"], body["tool"]):
+        raise LedgerRefused("action-mismatch", about, "digest, task or tool are not the action's")
+    if row[3] not in ("escalated", "ended"):
+        raise LedgerRefused("not-escalated", about, f"action {body['action']} is {row[3]}: there is nothing to ask")
+
+
+def _require_stopped(db: Executor, body: Mapping[str, Any], about: str) -> None:
+    """A question without an action is about a task that is stopped; it holds up no session, and silence lets nothing go on."""
+    if body["tool"] != RESUME_TASK or body["parks"] or body["on_expiry"] != "deny":
+        raise LedgerRefused("no-such-action", about, "it names no action, and is not whether a stopped task goes on")
+    if not db.execute("SELECT 1 FROM pauses WHERE task = ?", (body["task"],)).fetchone():
+        raise LedgerRefused("not-stopped", about, f"the task {body['task']} is not stopped: there is nothing to ask")
+
+
+def task_goes_on(db: Executor, task: str, at: int) -> None:
+    """A task that goes on needs no answer to whether it may any more."""
+    db.execute(
+        "UPDATE escalations SET state = 'used', answered_at = COALESCE(answered_at, ?) WHERE task = ? AND action = ''"
+        " AND state IN ('open', 'approved')",
+        (at, task),
+    )
 
 
 def escalation_joined(db: Executor, event: Event) -> None:

@@ -17,6 +17,8 @@ EffectClass = Literal["read", "idempotent", "probeable", "once"]
 Decided = Literal["auto", "escalate", "deny"]
 ActionStatus = Literal["succeeded", "failed", "unknown"]
 
+RESUME_TASK = "resume_task"  # the tool of a question about a task that the circuit breaker stopped: may it go on?
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -537,7 +539,8 @@ class PostconditionChecked(Draft):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EscalationOpened(Draft):
     """A question to a person about one action digest. The payload is `{"question": …}`: exactly what will run, where each
-    argument came from and which rules counted."""
+    argument came from and which rules counted. `action` is empty where the question is whether a task goes on that the circuit
+    breaker has stopped (tool `resume_task`): then the payload says what was tried."""
 
     type: ClassVar[str] = "escalation.opened"
     escalation: str

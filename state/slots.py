@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perdure.state.escalations import task_goes_on
 from perdure.state.events import Event, SlotKind, SlotOutcome
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
@@ -145,6 +146,7 @@ def was_resumed(db: Executor, event: Event) -> None:
     """The pause of the same name ends."""
     task = event.body.get("task", "")
     db.execute("DELETE FROM pauses WHERE task = ?", (task,))
+    task_goes_on(db, task, event.at)
     db.execute("INSERT INTO resumptions VALUES (?1, ?2) ON CONFLICT (task) DO UPDATE SET seq = ?2", (task, event.seq))
 
 

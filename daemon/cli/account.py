@@ -55,9 +55,11 @@ def _question(reader: LedgerReader, opened: Event) -> Part:
         "_expires": body["expires"],
         "_asked": opened.at,
     }
-    later = reader.events(types=("escalation.joined", *ANSWERS, "action.intended"), task=body["task"], after=opened.seq)
-    for event in later:
-        if event.type == "action.intended":
+    kinds = ("escalation.joined", *ANSWERS, "action.intended", *(() if body["action"] else ("resumed",)))
+    for event in reader.events(types=kinds, task=body["task"], after=opened.seq):
+        if event.type == "resumed":
+            part["state"] = "used" if part["state"] in ("open", "approved") else part["state"]
+        elif event.type == "action.intended":
             if event.body.get("approval") == body["escalation"]:
                 part["state"] = "used"
         elif event.body["escalation"] != body["escalation"]:
@@ -316,6 +318,8 @@ class _Gathering:
         step["seqs"].append(event.seq)
 
     def _escalation_opened(self, event: Event, body: Mapping[str, Any]) -> None:
+        if not body["action"]:  # about the task, not about a step
+            return
         step = self._of(body["action"])
         step["escalation"] = {"id": body["escalation"], "joined": False}
         step["seqs"].append(event.seq)

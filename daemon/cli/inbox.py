@@ -167,7 +167,10 @@ def _print_question(invocation: Invocation, part: Part) -> None:
     invocation.out.print(
         Panel(rows, title=title, title_align="left", border_style=STATE_STYLE.get(part["state"], ""), padding=(0, 1))
     )
-    _print_action(invocation, part, asked)
+    if part["action"]:
+        _print_action(invocation, part, asked)
+    else:
+        _print_tried(invocation, asked)
     invocation.say()
     _print_answer(invocation, part, name, now)
 
@@ -212,6 +215,19 @@ def _print_action(invocation: Invocation, part: Part, asked: Mapping[str, Any]) 
         invocation.say("  none: what no rule decides is asked")
 
 
+def _print_tried(invocation: Invocation, asked: Mapping[str, Any]) -> None:
+    """What a task has tried that its circuit breaker stopped."""
+    invocation.say(("What was tried", "heading"), "  newest first")
+    for session in asked.get("tried") or ():
+        steps = [f"{step['tool']} {step['ended']}" for step in session["steps"]]
+        if session["earlier_steps"]:
+            steps.insert(0, f"{session['earlier_steps']} steps")
+        invocation.say(
+            ("  session ", "faint"), (short(session["session"]), "id"), f"  {', then '.join(steps) or 'no step'}"
+        )
+        invocation.say("    ", (shorten(one_line(session["reason"])), "warn"))
+
+
 def _print_vote(invocation: Invocation, vote: object) -> None:
     """What was voted for, where a vote found no winner."""
     if not isinstance(vote, dict):
@@ -236,7 +252,13 @@ def _expiry(part: Part, now: int, invocation: Invocation) -> Text:
 
 def _print_answer(invocation: Invocation, part: Part, name: str, now: int) -> None:
     answer = part["answer"]
-    if answer is None and part["_expires"] > now:
+    if answer is None and not part["action"] and part["state"] == "open":
+        invocation.say(
+            ("Let the task go on  ", "faint"), (f"{invocation.command} approve {name} --note 'why'", "command")
+        )
+        invocation.say(("Leave it stopped    ", "faint"), (f"{invocation.command} deny {name} --note 'why'", "command"))
+        return
+    if answer is None and part["_expires"] > now and part["action"]:
         invocation.say(
             ("Let it run, once   ", "faint"), (f"{invocation.command} approve {name} --note 'why'", "command")
         )
@@ -286,6 +308,9 @@ def _answer(invocation: Invocation, question: str, answer: str, note: str, alway
     for grant in result.get("grants") or ():
         invocation.say("From now on the same is granted: ", (short(str(grant)), "id"),
                        ("  (perdure grants revoke takes it back)", "faint"))  # fmt: skip
+    if "paused" in result:
+        ends = "stays stopped" if result["paused"] else "goes on with its next slot"
+        invocation.say(("The task ", "faint"), (str(result["task"]), "name"), f" {ends}.")
     slots = result.get("slots") or []
     for slot in slots:
         invocation.say(("Next: ", "faint"), f"the slot {slot}, ", "which runs as soon as a daemon does")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.daemon.drawing import plan, write
 from tests.daemon.stage import Stage, events
 from tests.daemon.test_voting import CONFIG
 
 from perdure.daemon import operations, slot_runner
 from perdure.daemon.breaker import shape
+from perdure.daemon.cli.account import question_of
+from perdure.daemon.cli.app import perdure
 from perdure.daemon.loops import GROWING_MAX, REFUSALS_MAX, STALE_MAX, LoopGuard
 from perdure.daemon.planners.moves import Proposal, Taken
+from perdure.daemon.runtime import Runtime
+from perdure.errors import PerdureError
 from perdure.state import projections
+from perdure.state.events import EscalationOpened, Paused
+from perdure.state.ledger import LedgerRefused
 
 TASK = """---
 name: report
@@ -106,27 +114,127 @@ async def test_a_session_in_a_circle_fails_and_says_why(stage: Stage) -> None:
 FAILING = "\n  - {do: write_file, args: {path: forbidden/x.md, text: x}}\n"
 
 
-async def test_the_same_failure_three_sessions_running_stops_the_task_loudly_and_for_good(stage: Stage) -> None:
+async def failed_until_asked(stage: Stage) -> str:
+    """Three sessions, each in a daemon of its own; returns the question that the third one led to."""
     stage.playbook("clean", FAILING, tools="write_file")
     for number in range(3):
-        async with stage.runtime() as runtime:  # each in a daemon of its own
+        async with stage.runtime() as runtime:
             assert (await stage.run(runtime, "clean")).status == "failed"
             assert (projections.paused(runtime.ledger.reader, "clean") is not None) == (number == 2)
+    async with stage.runtime() as runtime:
+        (question,) = projections.escalations(runtime.ledger.reader)
+        return question.escalation
+
+
+def answered(runtime: Runtime, question: str, answer: str, **more: bool) -> dict[str, object]:
+    now = runtime.now()
+    return operations.answer(runtime.ledger, runtime.identifiers, now, 1000, escalation=question, answer=answer, **more)
+
+
+async def test_the_same_failure_three_sessions_running_stops_the_task_and_asks_a_person(stage: Stage) -> None:
+    question = await failed_until_asked(stage)
     async with stage.runtime() as runtime:
         (paused,) = events(runtime, "paused")
         assert (paused.body["task"], paused.body["by"]) == ("clean", "breaker")
         (alarm,) = (event for event in events(runtime, "alarm.raised") if event.body["code"] == "breaker")
-        text = runtime.ledger.reader.payload(alarm.seq)["text"]
-        assert text.count("write_file denied") == 3
-        assert "perdure resume clean" in text
-        assert any(event.body["about"] == "clean" for event in events(runtime, "notification.sent"))
+        assert question in runtime.ledger.reader.payload(alarm.seq)["text"]
+        assert any(event.body["about"] == question for event in events(runtime, "notification.sent"))
+        row = projections.escalation(runtime.ledger.reader, question)
+        asked = runtime.ledger.reader.payload(row.seq)["question"]
+        failed = [event.body["session"] for event in events(runtime, "session.closed")]
+        assert [tried["session"] for tried in asked["tried"]] == failed[::-1]
+        assert [tried["steps"] for tried in asked["tried"]] == [
+            [{"step": 1, "tool": "write_file", "ended": "denied"}]
+        ] * 3
+        assert (row.on_expiry, row.parks) == ("deny", False)
         operations.ask_for_session(runtime.ledger, runtime.now(), 0, task="clean")
         assert await stage.run_open_slots(runtime) == []
         assert "failed 3 sessions running" in projections.slots(runtime.ledger.reader, task="clean", limit=1)[0].rule
-        operations.resume(runtime.ledger, 0, task="clean")
+        with pytest.raises(PerdureError, match="about a task"):
+            answered(runtime, question, "approve", always=True)
+        assert answered(runtime, question, "approve")["paused"] is False
+        assert projections.escalation(runtime.ledger.reader, question).state == "used"
         for number in range(3):  # a person let it go on: it gets three tries again
             assert (await stage.run(runtime, "clean")).status == "failed"
             assert (projections.paused(runtime.ledger.reader, "clean") is not None) == (number == 2)
+        assert len(projections.escalations(runtime.ledger.reader)) == 1
+
+
+def test_the_question_shows_what_was_tried_and_how_to_answer(stage: Stage, monkeypatch) -> None:
+    question = asyncio.run(failed_until_asked(stage))
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(perdure, ["-w", str(stage.directory), "inbox", "show", question], prog_name="perdure")
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("write_file denied") == 3
+    assert "Let the task go on" in shown.output
+    assert "--always" not in shown.output
+    approved = CliRunner().invoke(perdure, ["-w", str(stage.directory), "approve", question], prog_name="perdure")
+    assert "The task clean goes on with its next slot." in approved.output, approved.output
+    assert "question" in CliRunner().invoke(perdure, ["-w", str(stage.directory), "inbox", "--all"]).output
+
+
+@pytest.mark.parametrize("nobody", [True, False])
+async def test_a_task_that_nobody_lets_go_on_stays_stopped(stage: Stage, nobody: bool) -> None:
+    question = await failed_until_asked(stage)
+    if nobody:
+        stage.clock.forward(8 * 86_400)
+    async with stage.runtime() as runtime:  # its start lets expire what is late
+        if not nobody:
+            answered(runtime, question, "deny")
+        assert projections.escalation(runtime.ledger.reader, question).state == ("expired" if nobody else "denied")
+        assert projections.paused(runtime.ledger.reader, "clean") is not None
+        assert projections.escalations(runtime.ledger.reader) == []
+        with pytest.raises(PerdureError):
+            answered(runtime, question, "approve")
+        operations.resume(runtime.ledger, 0, task="clean")
+        assert projections.paused(runtime.ledger.reader, "clean") is None
+
+
+async def test_resuming_the_task_by_hand_settles_its_question(stage: Stage) -> None:
+    question = await failed_until_asked(stage)
+    async with stage.runtime() as runtime:
+        operations.resume(runtime.ledger, 0, task="clean")
+        assert projections.escalation(runtime.ledger.reader, question).state == "used"
+        assert question_of(runtime.ledger.reader, question)["state"] == "used"
+        with pytest.raises(PerdureError):
+            answered(runtime, question, "approve")
+        assert (await stage.run(runtime, "clean")).status == "failed"
+
+
+async def test_a_crash_between_the_third_failure_and_its_question_loses_neither(stage: Stage, monkeypatch) -> None:
+    stage.playbook("clean", FAILING, tools="write_file")
+
+    async def cut_off(runtime: Runtime, task: str) -> bool:
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slot_runner, "trip", cut_off)
+        async with stage.runtime() as runtime:
+            for _ in range(3):
+                await stage.run(runtime, "clean")
+    async with stage.runtime() as runtime:
+        assert projections.paused(runtime.ledger.reader, "clean") is not None
+        (question,) = projections.escalations(runtime.ledger.reader)
+        assert any(event.body["about"] == question.escalation for event in events(runtime, "notification.sent"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"tool": "write_file"}, {"parks": True}, {"on_expiry": "approve"}, {"task": "other"}]
+)
+async def test_no_other_question_can_do_without_an_action(stage: Stage, change: dict[str, object]) -> None:
+    async with stage.runtime() as runtime:
+        runtime.ledger.commit(Paused(task="clean", by="breaker", reason="x"))
+        forged = {
+            "escalation": "E",
+            "action": "",
+            "digest": "d",
+            "session": "S",
+            "task": "clean",
+            "tool": "resume_task",
+        }
+        forged |= {"expires": runtime.now() + 1_000_000, "on_expiry": "deny", "parks": False} | change
+        with pytest.raises(LedgerRefused):
+            runtime.ledger.commit(EscalationOpened(**forged))
 
 
 async def test_a_success_or_another_failure_between_them_starts_the_count_anew(stage: Stage) -> None:
