@@ -267,10 +267,9 @@ class Compaction:
     def _remake(self, summary: Summary) -> None:
         """Make a summary again, from the records that are left of its period."""
         self._store.remove_summaries([summary.id])
-        again = summarised(
-            summary.id, summary.task, summary.level, summary.start, summary.end, self._warm(self.records_of(summary)),
-            self._summariser,
-        )  # fmt: skip
+        records = self._warm(self.records_of(summary))
+        start = min((record.at for record in records), default=0) if summary.level == "session" else summary.start
+        again = summarised(summary.id, summary.task, summary.level, start, summary.end, records, self._summariser)
         if again is not None:
             self._store.put_summary(again)
 

@@ -72,5 +72,5 @@ class PassRows:
         (pages,), (free,) = (self._db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count"))
         if free <= FREE_PAGES_MIN or free < FREE_SHARE * pages:
             return
-        self._db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages_max,))
-        self._db.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
+        self._db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (-pages_max,))
+        self._db.executescript(f"PRAGMA incremental_vacuum({pages_max})")  # `execute` would step once: one page

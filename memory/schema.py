@@ -88,12 +88,9 @@ def m003_cold(database: Database) -> None:
     for statement in (
         "ALTER TABLE records ADD COLUMN cold INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX records_warm ON records (at) WHERE NOT cold",
-        "DROP TRIGGER records_removed",
-        # A cold record's words are no longer in the full-text index: taking them out again would damage it.
-        "CREATE TRIGGER records_removed AFTER DELETE ON records WHEN NOT old.cold BEGIN"
-        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text); END",
-        "CREATE TRIGGER records_cooled AFTER UPDATE OF cold ON records WHEN new.cold AND NOT old.cold BEGIN"
-        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text); END",
+        "CREATE TRIGGER records_cooled AFTER UPDATE OF text ON records BEGIN"
+        " INSERT INTO words (words, rowid, scope, text) VALUES ('delete', old.rowid, old.scope, old.text);"
+        " INSERT INTO words (rowid, scope, text) VALUES (new.rowid, new.scope, new.text); END",
         "ALTER TABLE summaries ADD COLUMN seq INTEGER",
         "CREATE TABLE attempts (summary TEXT PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE forgotten (record TEXT PRIMARY KEY) WITHOUT ROWID",
