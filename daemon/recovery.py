@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.daemon import operations
+from perdure.daemon.breaker import trip
 from perdure.daemon.questions import tell_of_untold
 from perdure.daemon.resumption import chain
 from perdure.daemon.sandbox.strays import end_strays
@@ -45,6 +46,8 @@ async def recover(runtime: Runtime) -> int:
     for row in projections.unknown_actions(reader):
         if row.effect in REPEATABLE and row.attempt_session not in taken_up:
             await settle(runtime, row)
+    for task in runtime.tasks:
+        await trip(runtime, task)  # a crash may have come between the third failure and its question
     await tell_of_untold(runtime)
     await tell_of_untold_endings(runtime)
     return count
