@@ -42,8 +42,9 @@ crash: setup-dev ## the daemon and its ledger killed and cut off at every step, 
 crash-peers: setup-dev ## the same kills on DBOS, LangGraph and durabl, side by side (an environment of its own in .cache)
 	@.venv/bin/python -m tests.crash.peers $(CRASH)
 
-soak: setup-dev ## half a year of schedules, crashes and late answers under a simulated clock (SOAK="--seed 7 --days 30")
+soak: setup-dev ## half a year of schedules, crashes and late answers under a simulated clock (SOAK="--seed 7 --days 30"), 100,000 contexts
 	@.venv/bin/python -m tests.simulation $(SOAK)
+	@.venv/bin/python -m tests.simulation --contexts 100000
 
 bench: setup-dev ## the measurements, for people to read: nothing in them passes or fails
 	@.venv/bin/python -m tests.benchmarks.bench_ledger

@@ -49,6 +49,29 @@ class Shown:
             print(file=sys.stderr)
 
 
+def contexts(count: int, seed: int) -> int:
+    """Check generated contexts; a failure prints its case, and the seed is in what it prints."""
+    from .contexts import check_contexts
+
+    started, processor = time.monotonic(), time.process_time()
+
+    def tell(done: int) -> None:
+        if sys.stderr.isatty() or done % 10_000 == 0 or done >= count:
+            words = f"{done:,} of {count:,} contexts, {time.monotonic() - started:.0f} s"
+            end = "\r" if sys.stderr.isatty() and done < count else "\n"
+            print(words, end=end, file=sys.stderr, flush=True)
+
+    done = check_contexts(count, seed, tell)
+    seconds, spent = time.monotonic() - started, time.process_time() - processor
+    print(
+        f"{done:,} contexts from seed {seed} on in {seconds:.0f} s ({spent:.0f} s of processor): none above its budget, pinned text"
+    )
+    print(
+        "  in each byte for byte, the same bytes when assembled again; what did not fit was refused with both numbers"
+    )
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=SEED)
@@ -58,7 +81,12 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--again", action="store_true", help="run it twice and compare the ledgers")
+    parser.add_argument(
+        "--contexts", type=int, metavar="N", help="instead: assemble N generated contexts and check each"
+    )
     given = parser.parse_args()
+    if given.contexts is not None:
+        return contexts(given.contexts, given.seed)
     logging.disable(logging.CRITICAL)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     memory = Path("/dev/shm")
