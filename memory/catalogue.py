@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perdure.memory.embedding import DIMENSIONS, Vectors
+from perdure.memory.keys import reduced, whole
 from perdure.memory.store import ROWS_AT_ONCE, WORKSPACE, Record, Store
+from perdure.memory.terms import SUBJECT_WITHIN, subject
 
 Rows: TypeAlias = NDArray[np.int64]  # places in the catalogue, not SQLite's
 
 NONE = -1
-SCALE = 0.4 / 127  # of one step of a stored component: those of 384 dimensions rarely pass 0.3; the rest is clipped
 BLOCK = 1_024  # vectors converted at once; they stay in the processor's cache
 READ_AT_ONCE = 5_000
 SPARE = 1.25  # room for growth, so that adding is not copying
@@ -35,6 +37,7 @@ class Catalogue:
         self.at: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.length: NDArray[np.int32] = np.zeros(0, dtype=np.int32)  # in tokens
         self.session: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self.subject: NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)  # the sum of the word it begins with
         self.person: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.alive: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.before: NDArray[np.int32] = np.zeros(0, dtype=np.int32)  # the record before it in its session
@@ -54,7 +57,7 @@ class Catalogue:
         return len(self._sessions)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """What the columns take."""
         return sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
 
@@ -69,9 +72,10 @@ class Catalogue:
             self._remove(removed)
             self.common_terms.clear()
         sql = (
-            "SELECT rowid, at, tokens, task, session, speaker FROM records WHERE rowid > ? AND NOT cold ORDER BY rowid"
+            "SELECT rowid, at, tokens, task, session, speaker, substr(text, 1, ?) FROM records"
+            " WHERE rowid > ? AND NOT cold ORDER BY rowid"
         )
-        cursor = self.store.query(sql, (int(self._rowid[self.count - 1]) if self.count else 0,))
+        cursor = self.store.query(sql, (SUBJECT_WITHIN, int(self._rowid[self.count - 1]) if self.count else 0))
         while rows := cursor.fetchmany(READ_AT_ONCE):
             self._add(rows)
         sql = (
@@ -92,6 +96,7 @@ class Catalogue:
         self._task[start:end] = [
             NONE if row[3] is None else self._tasks.setdefault(row[3], len(self._tasks)) for row in rows
         ]
+        self.subject[start:end] = [_sum(subject(row[6])) for row in rows]
         self.person[start:end] = [row[5] == "person" for row in rows]
         self.alive[start:end] = True
         self._vector_place[start:end] = 0
@@ -109,9 +114,9 @@ class Catalogue:
         places = np.searchsorted(self._rowid[: self.count], [row[1] for row in rows])
         if len(self._matrix) < len(self._rowid):
             self._matrix = _grown(self._matrix, len(self._rowid))
-        exact = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").reshape(len(rows), DIMENSIONS)
+        exact = np.stack([whole(row[2]) for row in rows])
         self.vectors += int(np.count_nonzero(self._vector_place[np.unique(places)] == 0))
-        self._matrix[places] = np.clip(np.rint(exact / SCALE), -127, 127)
+        self._matrix[places] = reduced(exact)
         self._vector_place[places] = [row[0] for row in rows]
         self._last_vector = int(rows[-1][0])
 
@@ -173,18 +178,17 @@ class Catalogue:
         best = best[np.isfinite(scores[best])]
         return best[np.lexsort((-best, -scores[best]))]
 
-    def exact_vectors(self, rows: Rows) -> tuple[Rows, Vectors]:
-        """Those of `rows` that have a vector, in the order of the catalogue, and the vectors as memory.db holds them."""
-        rows = np.unique(rows[self._vector_place[rows] > 0])
-        by_place = dict(
-            self._looked_up(
-                "SELECT place, vector FROM vectors WHERE place IN", np.sort(self._vector_place[rows]).tolist()
-            )
-        )
-        found = [by_place.get(place) for place in self._vector_place[rows].tolist()]
-        kept = [blob for blob in found if blob is not None]
-        matrix = np.frombuffer(b"".join(kept), dtype="<f4").reshape(len(kept), DIMENSIONS)
-        return rows[[blob is not None for blob in found]], matrix
+    def exact(self, rows: Rows) -> tuple[Rows, list[bytes]]:
+        """Those of `rows` that have vectors, and these as memory.db holds them (keys.py)."""
+        rows = rows[self._vector_place[rows] > 0]
+        places = self._vector_place[rows].tolist()
+        by_place = dict(self._looked_up("SELECT place, vector FROM vectors WHERE place IN", sorted(places)))
+        there = np.array([place in by_place for place in places], dtype=np.bool_)
+        return rows[there], [by_place[place] for place in places if place in by_place]
+
+    def begins_with(self, rows: Rows, words: Sequence[str]) -> NDArray[np.bool_]:
+        """Of each row, whether its text begins with any of these words."""
+        return np.isin(self.subject[rows], np.array([_sum(word) for word in words], dtype=np.uint32))
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """Where these records stand here; those that are not there are left out."""
@@ -220,3 +224,7 @@ def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
     larger = np.zeros((size, *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def _sum(word: str) -> int:
+    return crc32(word.encode("utf-8", "surrogatepass"))

@@ -19,6 +19,7 @@ import numpy as np
 from perdure.errors import PerdureError
 from perdure.memory.embedding import DIMENSIONS, MODEL_ID, EmbeddingUnavailable, Vectors
 from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
+from perdure.memory.keys import embedded
 from perdure.memory.store import Store
 
 State = Literal["idle", "starting", "rebuilding", "ready", "failed"]
@@ -260,7 +261,8 @@ class VectorIndex:
             rows = self._on_store(lambda store: store.without_vector(BATCH_TEXTS))
             if not rows:
                 return
-            vectors = self.embed([text for _, text in rows], urgent=False, seconds_max=EMBED_SECONDS_MAX)
+            embed = partial(self.embed, urgent=False, seconds_max=EMBED_SECONDS_MAX)
+            vectors = embedded([text for _, text in rows], embed)
             if vectors is None:
                 raise ChildFailed("embed", "new records", "the index process did not answer", "It is tried again")
             self._on_store(partial(_keep_vectors, ids=[id for id, _ in rows], vectors=vectors))
@@ -397,7 +399,7 @@ def collection_name(task: str) -> str:
     return "t" + hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _keep_vectors(store: Store, ids: list[str], vectors: Vectors) -> None:
+def _keep_vectors(store: Store, ids: list[str], vectors: list[bytes]) -> None:
     with store.transaction():
         store.add_vectors(ids, vectors)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,11 +19,12 @@ from perdure.memory.context import Context, ContextRequest
 from perdure.memory.embedding import Vectors
 from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
+from perdure.memory.keys import embedded
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
 from perdure.memory.store import MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
-from perdure.memory.words import query_terms
+from perdure.memory.terms import query_terms
 from perdure.state.events import CompactionFailed, CompactionFinished, CompactionStopped, SummaryMade, SummaryRefused
 from perdure.state.ledger import Ledger, LedgerReader
 
@@ -254,7 +256,8 @@ class Memory:
         rows = self._store.without_vector(EMBED_AT_ONCE + 1)
         if not rows or len(rows) > EMBED_AT_ONCE:
             return  # nothing new, or so much that the index's own thread does it while sessions go on
-        vectors = self._index.embed([text for _, text in rows], urgent=True, seconds_max=EMBED_SECONDS_MAX)
+        embed = partial(self._index.embed, urgent=True, seconds_max=EMBED_SECONDS_MAX)
+        vectors = embedded([text for _, text in rows], embed)
         if vectors is not None:
             with self._store.transaction():
                 self._store.add_vectors([id for id, _ in rows], vectors)

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perdure.memory.catalogue import NONE, Catalogue, Rows
+from perdure.memory.dates import named_days
 from perdure.memory.embedding import Vectors
+from perdure.memory.keys import similarities
 from perdure.memory.store import Record
+from perdure.memory.terms import QUERY_CHARACTERS_MAX, query_terms
 from perdure.memory.words import word_search
 
 CANDIDATES = 400
 DAY_US = 86_400_000_000
+TOLD_WITHIN_US = 7 * DAY_US
 
 Scores: TypeAlias = NDArray[np.float64]
 
@@ -26,9 +30,14 @@ class Weights:
     (tests/benchmarks/bench_memory.py). Scores, each divided by the best, are added: reciprocal ranks throw away how much
     better the best is, and found all evidence in 4 to 8 % fewer questions."""
 
-    words: float = 0.5  # of the score; the rest is the vectors'
+    words: float = 0.4  # of the score; the rest is the vectors'
+    keys: float = 0.6  # of the vectors' score, the best sentence's; the rest is the whole text's
+    sharpness: float = 1.5  # power of a cosine: they lie close together
     neighbours: tuple[float, ...] = (0.3, 0.1)  # of a hit's score, to the records one and two places away
-    session: float = 0.2  # of the best score in its session, to each record found there
+    spread_from: int = 30  # best hits that lend to their neighbours; the others' are noise
+    session: float = 0.1  # of the best score in its session, to each record found there
+    subject: float = 1.4  # what begins with a word of the query: its speaker, its tool, what a fact is about
+    dated: float = 2.0  # what is of a day that the query names, or was told up to a week later
     person: float = 1.15
     recency: float = 0.03  # more costs old evidence (0.1: half a percent); the story tells what is recent
     recency_days: float = 30.0
@@ -71,15 +80,14 @@ def search(
     visible = catalogue.visible(scope)
     by_words, word_scores = word_search(catalogue, visible, query, CANDIDATES)
     near = np.union1d(by_words, candidates[visible[candidates]])
-    by_vector, similarity = _similarity(catalogue, near, vector)
+    by_vector, similarity = _similarity(catalogue, near, vector, weights)
     base = np.zeros(catalogue.count)
     _add(base, by_words, word_scores, weights.words)
-    _add(base, by_vector, np.maximum(similarity, 0.0), 1.0 - weights.words)
+    _add(base, by_vector, np.maximum(similarity, 0.0) ** weights.sharpness, 1.0 - weights.words)
     scores, beside = _with_neighbours(catalogue, base, visible, weights)
     hits = np.flatnonzero(scores)
-    scores = (scores[hits] + weights.session * _best_of_session(catalogue, scores, hits)) * _standing(
-        catalogue, hits, now, weights
-    )
+    weight = _standing(catalogue, hits, now, weights) * _fit(catalogue, hits, query, now, weights)
+    scores = (scores[hits] + weights.session * _best_of_session(catalogue, scores, hits)) * weight
     order = np.lexsort((-hits, -scores))
     if tokens_max is not None:
         order = order[: int(np.searchsorted(np.cumsum(catalogue.length[hits[order]]), tokens_max)) + 1]
@@ -103,12 +111,13 @@ def search(
     ]
 
 
-def _similarity(catalogue: Catalogue, rows: Rows, vector: Vectors | None) -> tuple[Rows, Scores]:
-    """Those of `rows` that have a vector, and its exact cosine with the query's."""
+def _similarity(catalogue: Catalogue, rows: Rows, vector: Vectors | None, weights: Weights) -> tuple[Rows, Scores]:
+    """Those of `rows` that have vectors, and their exact cosine with the query's: of the whole and of the best sentence."""
     if vector is None:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    held, vectors = catalogue.exact_vectors(rows)
-    return held, (vectors @ vector).astype(np.float64)
+    held, blobs = catalogue.exact(rows)
+    exact, best = similarities(blobs, vector)
+    return held, ((1.0 - weights.keys) * exact + weights.keys * best).astype(np.float64)
 
 
 def _add(base: Scores, rows: Rows, scores: Scores, weight: float) -> None:
@@ -124,7 +133,9 @@ def _with_neighbours(
     scores = base.copy()
     lenders = np.full(len(base), NONE, dtype=np.int64)
     hits = np.flatnonzero(base)
-    hits = hits[np.argsort(base[hits], kind="stable")]  # who lends most comes last, and is the one remembered
+    hits = hits[np.argsort(base[hits], kind="stable")][
+        -weights.spread_from :
+    ]  # who lends most comes last, and is the one remembered
     for column in (catalogue.before, catalogue.after):
         near: Rows = hits
         lender: Rows = hits
@@ -151,3 +162,15 @@ def _standing(catalogue: Catalogue, rows: Rows, now: int, weights: Weights) -> S
     days = np.maximum(0, now - catalogue.at[rows]) / DAY_US
     recent = 1.0 + weights.recency * np.exp(-days / weights.recency_days)
     return recent * np.where(catalogue.person[rows], weights.person, 1.0)
+
+
+def _fit(catalogue: Catalogue, rows: Rows, query: str, now: int, weights: Weights) -> Scores:
+    """What the query's own names and dates point at."""
+    fit = np.where(catalogue.begins_with(rows, query_terms(query)), weights.subject, 1.0)
+    if len(rows):
+        at = catalogue.at[rows]
+        told = np.zeros(len(rows), dtype=np.bool_)
+        for start, end in named_days(query[:QUERY_CHARACTERS_MAX], int(at.min()), now):
+            told |= (at >= start - DAY_US) & (at < end + TOLD_WITHIN_US)
+        fit[told] *= weights.dated
+    return fit

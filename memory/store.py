@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-import numpy as np
-
 from perdure.errors import PerdureError
 from perdure.memory.embedding import Vectors
+from perdure.memory.keys import whole
 from perdure.memory.pass_rows import PassRows
 from perdure.memory.rows import WORKSPACE, Claim, Pin, Receipt, Record, Speaker, Summary, fact_key
 from perdure.memory.schema import CONTENT_VERSION, migrate, scope_word
@@ -212,11 +211,11 @@ class Store(SummaryRows, PassRows):
 
     # -- vectors --------------------------------------------------------------------------------------------------------
 
-    def add_vectors(self, ids: Sequence[str], vectors: Vectors) -> None:
-        """Keep the vectors of records that are still there."""
+    def add_vectors(self, ids: Sequence[str], vectors: Sequence[bytes]) -> None:
+        """Keep the vectors (keys.py) of records that are still there."""
         self._db.executemany(
             "INSERT OR REPLACE INTO vectors (record, vector) SELECT id, ? FROM records WHERE id = ?",
-            [(vector.astype("<f4").tobytes(), id) for id, vector in zip(ids, vectors, strict=True)],
+            list(zip(vectors, ids, strict=True)),
         )
 
     def without_vector(self, limit: int) -> list[tuple[str, str]]:
@@ -229,12 +228,12 @@ class Store(SummaryRows, PassRows):
         return [(str(id), str(text)) for id, text in rows]
 
     def vectors(self, ids: Sequence[str]) -> dict[str, Vectors]:
-        """The vectors of these records, as far as there are any."""
+        """The vectors of these records' whole texts, as far as there are any."""
         found: dict[str, Vectors] = {}
         for chunk in _chunks(ids):
             marks = ", ".join("?" * len(chunk))
             rows = self._db.execute(f"SELECT record, vector FROM vectors WHERE record IN ({marks})", chunk)
-            found.update((str(id), np.frombuffer(blob, dtype="<f4")) for id, blob in rows)
+            found.update((str(id), whole(blob)) for id, blob in rows)
         return found
 
     def tasks_with_vectors(self) -> list[str]:

@@ -4,37 +4,17 @@ its own ranking reads every match (28 ms for 7,000, against 4)."""
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perdure.memory.catalogue import Catalogue, Rows
+from perdure.memory.terms import query_terms
 
-QUERY_CHARACTERS_MAX = 4_000
 TERMS_MAX = 12  # the rarest words of a query; an OR over all of them costs 150 ms at 100,000 records
 MATCHES_MAX = 6_000  # records that the words may match before the commoner ones are left out
 SATURATION, LENGTH_SHARE = 1.2, 0.75  # k1 and b of BM25, as FTS5 has them
-
-_TERM = re.compile(r"\w[\w.:/@+-]*\w|\w")
-# English function words: they match nearly everything and say nothing.
-STOPWORDS = frozenset(
-    _TERM.findall(
-        "a about above after again all also am an and any are as at be because been before being below between both but by can"
-        " could did do does doing down during each few for from further had has have having he her here hers him his how i if"
-        " in into is it its just me more most my no nor not now of off on once only or other our out over own same she should so"
-        " some such than that the their them then there these they this those through to too under until up very was we were"
-        " what when where which while who whom why will with would you your yours"
-    )
-)
-
-
-def query_terms(query: str) -> list[str]:
-    """The words of a query that are worth looking for, without repetition."""
-    found = _TERM.findall(query[:QUERY_CHARACTERS_MAX].replace("\x00", " "))
-    terms = {word.casefold().removesuffix("'s") for word in found}
-    return sorted(term for term in terms if term not in STOPWORDS and len(term) < 200)[:64]
 
 
 def word_search(

@@ -10,22 +10,28 @@ as the assembly packs it. A question counts when ALL turns that hold its evidenc
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import pickle
 import re
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perdure.memory import tokens
+from perdure.memory.catalogue import Catalogue
 from perdure.memory.embedding import MiniLM
-from perdure.memory.recall import Weights, search
+from perdure.memory.keys import embedded, keys
+from perdure.memory.recall import CANDIDATES, Weights, search
 from perdure.memory.store import Record, Store
 
 LOCOMO = Path(__file__).parents[2] / ".." / "shared" / "data" / "locomo10.json"
@@ -78,7 +84,7 @@ def conversations(path: Path = LOCOMO) -> Iterator[Conversation]:
         yield Conversation(sample["sample_id"], records, ids, questions)
 
 
-def filled(directory: Path, conversation: Conversation, vectors: np.ndarray) -> Store:
+def filled(directory: Path, conversation: Conversation, vectors: list[bytes]) -> Store:
     store = Store.open(directory / f"{conversation.name}.db", identity=conversation.name)
     with store.transaction():
         for record in conversation.records:
@@ -99,11 +105,21 @@ def inside(ranked: Sequence[Record], budget: int) -> set[str]:
 
 def measure(conversation: Conversation, store: Store, asked: np.ndarray, weights: Weights) -> np.ndarray:
     """One row a question: whether all its evidence is inside each budget."""
-    every = [record.id for record in conversation.records]
     now = conversation.records[-1].at
+    catalogue = Catalogue(store)
+    catalogue.refresh()
+    visible = catalogue.visible(SCOPE)
     rows = []
     for question, vector in zip(conversation.questions, asked, strict=True):
-        found = search(store, SCOPE, question.text, vector=vector, candidates=every, now=now, weights=weights)
+        found = search(
+            catalogue,
+            SCOPE,
+            question.text,
+            vector=vector,
+            candidates=catalogue.nearest(vector, visible, CANDIDATES),
+            now=now,
+            weights=weights,
+        )
         ranked = [each.record for each in found]
         rows.append([question.evidence <= inside(ranked, budget) for budget in BUDGETS])
     return np.array(rows, dtype=bool)
@@ -116,32 +132,28 @@ def interval(hits: np.ndarray, rounds: int = 2_000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def embedded(texts: list[str], cache: Path | None, model: list[MiniLM]) -> np.ndarray:
-    """Vectors, kept beside the machine's temporary files: embedding is nine tenths of the time."""
-    if cache is not None and cache.exists() and len(kept := np.load(cache)) == len(texts):
-        return kept
-    if not model:
-        model.append(MiniLM())
-    vectors = model[0].embed(texts)
-    if cache is not None:
-        np.save(cache, vectors)
-    return vectors
+def once(cache: Path, make: Callable[[], Any]) -> Any:
+    """A value made once and kept beside the machine's temporary files: embedding is nine tenths of the time."""
+    if cache.exists():
+        return pickle.loads(cache.read_bytes())
+    value = make()
+    cache.write_bytes(pickle.dumps(value))
+    return value
 
 
 def recall(weights: Weights | None = None) -> np.ndarray:
     """The table: all questions, and the held-out half."""
-    model: list[MiniLM] = []
+    model = functools.cache(MiniLM)
     cache = Path(tempfile.gettempdir()) / "perdure-bench-memory"
     cache.mkdir(exist_ok=True)
     tables = []
     with tempfile.TemporaryDirectory() as directory:
         for conversation in conversations():
-            turns = embedded(
-                [record.text for record in conversation.records], cache / f"{conversation.name}-turns.npy", model
-            )
-            asked = embedded(
-                [question.text for question in conversation.questions], cache / f"{conversation.name}-asked.npy", model
-            )
+            texts = [record.text for record in conversation.records]
+            name = hashlib.sha256(json.dumps([keys(text) for text in texts]).encode()).hexdigest()[:16]
+            turns = once(cache / f"{name}-turns", lambda texts=texts: embedded(texts, model().embed))
+            questions = [question.text for question in conversation.questions]
+            asked = once(cache / f"{conversation.name}-asked", lambda questions=questions: model().embed(questions))
             store = filled(Path(directory), conversation, turns)
             tables.append(measure(conversation, store, asked, weights or Weights()))
             store.close()
