@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 DEBOUNCE_MS = 100
 STEP_MS = 10
+LOOK_SECONDS = 2.0  # between looks for what the kernel does not tell of: what links lead to, and network file systems
 log = structlog.get_logger(__name__)
 
 
@@ -42,6 +44,7 @@ class Reloader:
         self._timer = timer
         self._asked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self._seen = self._as_they_stand()
 
     def now(self) -> None:
         """Reload as soon as possible (SIGHUP)."""
@@ -50,7 +53,7 @@ class Reloader:
     async def run(self) -> None:
         """Watch until cancelled."""
         self._catch_up()
-        await asyncio.gather(self._watch(), self._answer(), self._follow_servers())
+        await asyncio.gather(self._watch(), self._look(), self._answer(), self._follow_servers())
 
     async def _follow_servers(self) -> None:
         """What MCP servers list decides which tools there are; asking them all is the first thing a daemon does."""
@@ -98,6 +101,21 @@ class Reloader:
                 await self.reload()
             self._fire_watches(paths)
 
+    async def _look(self) -> None:
+        while True:
+            await self._runtime.clock.sleep(LOOK_SECONDS)
+            if await asyncio.to_thread(self._as_they_stand) != self._seen:
+                await self.reload()
+
+    def _as_they_stand(self) -> frozenset[tuple[object, ...]]:
+        """Configuration, policies and tasks: which files lie where, and what tells that one was changed, links followed."""
+        workspace, found = self._runtime.config.workspace, set[tuple[object, ...]]()
+        for path in (workspace / CONFIG_NAME, *(workspace / POLICIES).glob("*"), *(workspace / TASKS).glob("*")):
+            with suppress(OSError):
+                told = path.stat()
+                found.add((path, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
+        return frozenset(found)
+
     def _is_ours(self, path: Path) -> bool:
         workspace = self._runtime.config.workspace
         return path.name == CONFIG_NAME or any(
@@ -133,6 +151,7 @@ class Reloader:
     async def reload(self) -> str | None:
         """Load policies and tasks anew. Returns the problems in words where the edit is broken and changes nothing."""
         async with self._one_at_a_time:  # what was read later also comes into force later
+            self._seen = self._as_they_stand()
             return await self._reload()
 
     async def _reload(self) -> str | None:
