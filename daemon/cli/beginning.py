@@ -53,9 +53,10 @@ def init(
     invocation.say(("✓ " if done.created else "• ", "good" if done.created else "warn"), words)
     invocation.given = done.workspace
     invocation.say()
+    task = next((Path(name).stem for name in done.created if name.startswith("tasks/")), "TASK")
     for text, meaning in (
         ("check", "loads and tests everything"),
-        ("session run TASK --dry-run", "shows what a task would do"),
+        (f"session run {task} --dry-run", "shows what the task would do"),
         ("run", "starts the daemon"),
     ):
         command = f"{invocation.command} {text}"

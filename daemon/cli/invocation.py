@@ -89,7 +89,8 @@ class Invocation:
 
     @cached_property
     def command(self) -> str:
-        """How to call Perdure for this workspace from here: with --workspace only where it would not be found without."""
+        """How to call Perdure for this workspace from here: with --workspace only where it would not be found without, and by
+        the shorter of its names."""
         try:
             found = find_workspace(None) == self.workspace
         except PerdureError:
@@ -97,7 +98,9 @@ class Invocation:
         in_environment = os.environ.get("PERDURE_WORKSPACE")
         if found or (in_environment and Path(in_environment).resolve() == self.workspace):
             return self.program
-        return f"{self.program} -w {shlex.quote(str(self.workspace))}"
+        here = Path.cwd()
+        where = self.workspace.relative_to(here) if self.workspace.is_relative_to(here) else self.workspace
+        return f"{self.program} -w {shlex.quote(str(where))}"
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

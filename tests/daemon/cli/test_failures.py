@@ -56,7 +56,7 @@ def test_the_workspace_option_may_stand_before_or_after_the_command(parked, tmp_
         )
         assert done.returncode == 0, done.stderr
         # The commands that it prints work from where it was called.
-        assert f"perdure -w {parked.root} ledger show 1F1RST" in done.stdout
+        assert f"perdure -w {parked.root.relative_to(tmp_path)} ledger show 1F1RST" in done.stdout
 
 
 def test_all_problems_are_listed_with_place_and_caret():
