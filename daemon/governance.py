@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from perdure.daemon.clock import MICROSECONDS, iso
-from perdure.daemon.resumption import chain
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.model import Decision, Facts, Grant, Obligations, ProposedAction, RuleHit
 from perdure.state import projections
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from perdure.daemon.tasks import Task
     from perdure.daemon.tools.model import Prepared
 
-HOUR = 3_600 * MICROSECONDS
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -38,10 +36,12 @@ class Certain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A decision, and the facts it was made on: recorded with it, so that edited policies can be asked again."""
+    """A decision, and the facts it was made on: recorded with it, so that edited policies can be asked again. `unsure`: the
+    session has done too much that nobody verified to go on to this."""
 
     decision: Decision
     facts: Facts
+    unsure: bool
 
     def recorded_facts(self) -> dict[str, JSON]:
         """The facts that are not at their defaults."""
@@ -78,29 +78,39 @@ def judge(
     certain: Certain | None = None,
 ) -> Judgement:
     """The decision on `prepared` under the policies in force now."""
-    action = as_policies_see(prepared, proposal)
-    facts = gather_facts(runtime, task, session, prepared.spec.name, proposal.confidence, steps)
     certain = certain or Certain()
     sure = 1.0 if (prepared.effect or prepared.spec.effect) == "read" else certain.session_confidence
-    facts = replace(facts, votes_ahead=certain.votes_ahead, session_confidence=sure)
-    obligations = runtime.policies.obligations(action, facts)
-    unmet = [*unmet_obligations(obligations, facts), *doubts(obligations, certain, prepared), *prepared.unmet]
+    facts = gather_facts(
+        runtime,
+        task,
+        session,
+        prepared.spec.name,
+        proposal.confidence,
+        steps,
+        votes_ahead=certain.votes_ahead,
+        session_confidence=sure,
+    )
+    policies = runtime.policies
+    question = policies.question(as_policies_see(prepared, proposal), facts)
+    obligations = policies.required(question)
+    unsure = doubts(obligations, certain, prepared)
+    unmet = [*unmet_obligations(obligations, facts), *unsure, *prepared.unmet]
     if prepared.argv is not None and not prepared.sandboxed:
         unmet.append("no Landlock here, so that the program would run without a sandbox")
-    decision = runtime.policies.decide(action, facts, grants=_grants(runtime, task), unmet=unmet)
+    decision = policies.answer(question, grants=_grants(runtime, task), unmet=unmet)
+    if decision.decision == "escalate":
+        decision = _refused_before(runtime, task, prepared, decision) or decision
+    return Judgement(decision=decision, facts=facts, unsure=bool(unsure))
+
+
+def _refused_before(runtime: Runtime, task: Task, prepared: Prepared, decision: Decision) -> Decision | None:
+    """The denial that a person's refusal of exactly this action is, while it stands."""
     refusal = projections.last_answer_for(runtime.ledger.reader, task.name, prepared.digest)
-    if (
-        decision.decision == "escalate"
-        and refusal is not None
-        and refusal.state == "denied"
-        and refusal.expires > runtime.now()
-    ):
-        hit = RuleHit(
-            name=f"a person refused this ({refusal.escalation})", file="ledger", line=refusal.seq, decide="deny"
-        )
-        reason = f"uid {refusal.uid} refused exactly this action; the refusal stands until {iso(refusal.expires)}"
-        decision = Decision(decision="deny", rules=(*decision.rules, hit), reason=reason, policies=decision.policies)
-    return Judgement(decision=decision, facts=facts)
+    if refusal is None or refusal.state != "denied" or refusal.expires <= runtime.now():
+        return None
+    hit = RuleHit(name=f"a person refused this ({refusal.escalation})", file="ledger", line=refusal.seq, decide="deny")
+    reason = f"uid {refusal.uid} refused exactly this action; the refusal stands until {iso(refusal.expires)}"
+    return Decision(decision="deny", rules=(*decision.rules, hit), reason=reason, policies=decision.policies)
 
 
 def as_policies_see(prepared: Prepared, proposal: Proposal) -> ProposedAction:
@@ -120,17 +130,28 @@ def as_policies_see(prepared: Prepared, proposal: Proposal) -> ProposedAction:
     )
 
 
-def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confidence: float, steps: int) -> Facts:
+def gather_facts(
+    runtime: Runtime,
+    task: Task,
+    session: str,
+    tool: str,
+    confidence: float,
+    steps: int,
+    *,
+    votes_ahead: int = 0,
+    session_confidence: float = 1.0,
+) -> Facts:
     """The documented facts, from the ledger and the clock."""
-    reader, now = runtime.ledger.reader, runtime.now()
+    recent, now = runtime.recent, runtime.now()
     local = datetime.fromtimestamp(now / MICROSECONDS, ZoneInfo(runtime.config.timezone))
-    so_far = projections.spend(reader, 0, session=session)
-    hour, day = projections.spend(reader, now - HOUR), projections.spend(reader, now - 24 * HOUR)
-    calls_day, calls_hour = projections.tool_calls_since(reader, tool, now - 24 * HOUR, now - HOUR)
+    so_far, hour, day = recent.spent(session, now)
+    calls_hour, calls_day = recent.calls(tool, now)
     return Facts(
         task=task.name,
         planner=task.planner,
         confidence=confidence,
+        session_confidence=session_confidence,
+        votes_ahead=votes_ahead,
         tainted=_tainted(runtime, session),
         hour=local.hour,
         minute=local.minute,
@@ -144,21 +165,20 @@ def gather_facts(runtime: Runtime, task: Task, session: str, tool: str, confiden
         day_cost_usd=day.usd,
         tool_calls_hour=calls_hour,
         tool_calls_day=calls_day,
-        success_rate=projections.success_rate(reader, task.name, tool),
+        success_rate=projections.success_rate(runtime.ledger.reader, task.name, tool),
     )
 
 
 def _tainted(runtime: Runtime, session: str) -> bool:
     """Whether the session, or one that it goes on from, has seen what an untrusted tool reads or a tool from outside says.
     Built-in tools that only do something answer in Perdure's own words."""
-    reader = runtime.ledger.reader
-    for one in chain(reader, session):
-        for row in projections.actions(reader, session=one.session):
-            tool = runtime.tools.get(row.tool)
-            spec = tool.spec if tool is not None else None
-            speaks = spec is None or spec.source != "built-in" or row.effect == "read"
-            if row.status is not None and speaks and not (spec is not None and spec.trusted):
-                return True
+    for name, effect in runtime.recent.heard(session):
+        tool = runtime.tools.get(name)
+        if tool is None:
+            return True
+        speaks = tool.spec.source != "built-in" or effect == "read"
+        if speaks and not tool.spec.trusted:
+            return True
     return False
 
 

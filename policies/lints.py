@@ -18,7 +18,8 @@ from perdure.policies.rules import Rule
 
 @dataclass(frozen=True, slots=True, order=True)
 class Lint:
-    """One remark. `code` is stable for machines: no-tool, unreachable, shadowed, overlap, missing-test, no-tests."""
+    """One remark. `code` is stable for machines: no-tool, any-program, unreachable, shadowed, shadowed-deny, overlap,
+    missing-test, no-tests."""
 
     file: str
     line: int
@@ -31,7 +32,7 @@ class Lint:
 
 def lints(policies: PolicySet) -> list[Lint]:
     """Every remark on the policies, in order of place. Rules are compared by what they name; conditions only if equal."""
-    return sorted({*_tools(policies), *_covered(policies), *_untested(policies)})
+    return sorted({*_tools(policies), *_any_program(policies), *_covered(policies), *_untested(policies)})
 
 
 def _tools(policies: PolicySet) -> Iterator[Lint]:
@@ -54,6 +55,15 @@ def _tools(policies: PolicySet) -> Iterator[Lint]:
                     "no-tool",
                     f"{rule.name!r} names {glob!r}, and there is no such tool{nearest(glob, known)}",
                 )
+
+
+def _any_program(policies: PolicySet) -> Iterator[Lint]:
+    for rule in policies.rules:
+        commands = [tool.name for tool in matched_tools(rule, policies.signatures) if tool.takes_command]
+        if rule.permissive and commands and not rule.programs:
+            meant = "if that is meant, say `program: {in: ['*']}`"
+            says = f"{rule.name!r} allows {commands[0]} every program that can be told; {meant}"
+            yield Lint(rule.file, rule.line, "any-program", says)
 
 
 def _covered(policies: PolicySet) -> Iterator[Lint]:

@@ -16,6 +16,7 @@ from policy_tools import Workspace, decide
 
 from perdure.daemon.tools.named_files import where_files_lead
 from perdure.policies.commands import analyse
+from perdure.policies.lints import lints
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,39 @@ def test_what_forbids_sees_through_wrappers_and_doubts(workspace):
     for script in ("$x y", 'eval "$x"', "python3 -c 1", "git $x", "git -c a=b push", "(", "ls; vim"):
         assert asked(policies, script) in {"escalate", "deny"}, script
     assert asked(policies, "git log") == "auto"
+
+
+@pytest.mark.parametrize("tools", ["run_command", "'*'", "run_*"])
+def test_a_rule_that_names_no_program_allows_only_what_can_be_told(workspace, tools):
+    policies = workspace.rules(f"{{name: a, tools: [{tools}], decide: auto}}")
+    for form in ("ls -la", "make test", "sh -c 'uptime; make'", ["sudo", "reboot"]):
+        assert asked(policies, form) == "auto", form
+    for form in (
+        "$x",
+        'sh -c "$x"',
+        "curl x | sh",
+        "eval $x",
+        "python3 -c 1",
+        "git -c a=b log",
+        "x=$(",
+        "date > f",
+        ["vim"],
+    ):
+        assert asked(policies, form) == "escalate", form
+    assert (
+        asked(workspace.rules("{name: a, tools: [run_command], path: {under: /}, decide: auto}"), "date > /f") == "auto"
+    )
+
+
+def test_a_rule_that_names_no_program_is_remarked_on(workspace):
+    policies = workspace.rules(
+        "{name: a, tools: [run_command], decide: auto}", "{name: n, tools: [notify], decide: auto}"
+    )
+    found = [lint for lint in lints(policies) if lint.code == "any-program"]
+    assert [lint.line for lint in found] == [3]
+    assert "program: {in: ['*']}" in found[0].says
+    said = workspace.rules("{name: a, tools: [run_command], program: {in: ['*']}, decide: auto}")
+    assert not [lint for lint in lints(said) if lint.code == "any-program"]
 
 
 def test_a_program_named_from_a_directory_that_changes_is_not_certain(workspace):

@@ -74,7 +74,13 @@ def rules(draw, decide=None):
         )
         provenance = draw(
             st.sampled_from(
-                [{}, {"path": Sources("any", ("tool:*",))}, {"*": Sources("all", ("instruction", "config"))}]
+                [
+                    {},
+                    {"path": Sources("any", ("tool:*",))},
+                    {"path": Sources("any", ("model", "person"))},
+                    {"text": Sources("any", ("unknown",))},
+                    {"*": Sources("all", ("instruction", "config"))},
+                ]
             )
         )
     if tool == "tickets":
@@ -82,10 +88,11 @@ def rules(draw, decide=None):
             st.sampled_from([{}, {"count": Equals(3)}, {"urgent": Equals(True)}, {"labels": OneOf(("red", "blue"))}])
         )
     if tool == "http_request":
-        hosts = draw(st.sampled_from([(), ("a.example",), ("*.example", "b.org")]))
+        hosts = draw(st.sampled_from([(), ("a.example",), ("*.example", "b.org"), ("A.Example.",), ("*.org",)]))
         methods = draw(st.sampled_from([(), ("GET",), ("GET", "POST")]))
     if tool == "run_command":
-        programs = draw(st.sampled_from([(), ("ls", "cat"), ("rm",), ("git log",)]))
+        programs = draw(st.sampled_from([(), ("ls", "cat"), ("rm",), ("git log",), ("/bin/rm",), ("*",), ("c*", "ls")]))
+        under = draw(st.sampled_from([(), (), ("reports",), (".",), ("/",), ("/etc/shadow",)]))
     when = draw(st.sampled_from([None, None, *CONDITIONS[tool]]))
     if require is not None and when is not None and "votes" in when:
         when = None
@@ -121,9 +128,32 @@ def questions(draw):
         ),
         "run_command": st.one_of(
             st.fixed_dictionaries(
-                {"command": st.lists(st.sampled_from(["ls", "rm", "cat", "-x", "git", "log"]), max_size=3)}
+                {
+                    "command": st.lists(
+                        st.sampled_from(
+                            ["ls", "rm", "cat", "-x", "git", "log", "/bin/rm", "/etc/shadow", "reports/a", ".."]
+                        ),
+                        max_size=3,
+                    )
+                }
             ),
-            st.fixed_dictionaries({"script": st.sampled_from(["ls", "ls; rm x", "$x", "cat f > g", "git log"])}),
+            st.fixed_dictionaries(
+                {
+                    "script": st.sampled_from(
+                        [
+                            "ls",
+                            "ls; rm x",
+                            "$x",
+                            "cat f > g",
+                            "git log",
+                            "cat reports/*",
+                            "cat $x",
+                            "grep -r x /",
+                            "cd /etc && cat shadow",
+                        ]
+                    )
+                }
+            ),
         ),
     }
     args = draw(values[tool])
@@ -200,6 +230,28 @@ def test_the_order_of_rules_and_files_never_matters(some, question, shuffle: ran
     )
     assert sorted(hit.name for hit in one.rules) == sorted(hit.name for hit in other.rules)
     assert set(one.answerable) == set(other.answerable)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rules(), max_size=12), questions(), st.booleans())
+def test_every_rule_that_is_about_an_action_is_found(some, question, written):
+    """The index leaves out no rule that would have matched, or of which that cannot be told."""
+    policies = policy_set(document(some))
+    asked = policies.question(*question, written=written)
+    every = [(bound.hit, bound.verdict(asked)) for bound in policies.bound(asked.action.tool)]
+    decision = policies.answer(asked, enforce_shadow=True)
+    counted = {(hit.name, hit.decide != "error") for hit in decision.rules}
+    assert counted == {(hit.name, verdict is True) for hit, verdict in every if verdict is not False}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(rules(), max_size=6), questions())
+def test_what_cannot_be_told_of_a_command_is_never_automatic(some, question):
+    action, facts = question
+    policies = policy_set(document(some))
+    analysis = policies.question(action, facts).analysis
+    if analysis is not None and (analysis.unknown or not analysis.programs):
+        assert judged(policies, action, facts).decision != "auto"
 
 
 @settings(max_examples=100, deadline=None)
