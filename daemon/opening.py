@@ -10,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perdure.daemon.anchoring import journal_note, record_key, signer
+from perdure.daemon.belonging import keep_to_workspace
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
 from perdure.daemon.clock import MICROSECONDS, Clock, Identifiers, SystemClock
 from perdure.daemon.config import Allowance, Config
 from perdure.daemon.learned import learn
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
+from perdure.daemon.recent import Recent
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.secrets import redactor
 from perdure.daemon.standing import Standing
@@ -45,9 +47,9 @@ class OwnedLedger:
 
 
 @contextmanager
-def own_ledger(config: Config, clock: Clock | None = None) -> Iterator[OwnedLedger]:
+def own_ledger(config: Config, clock: Clock | None = None, *, adopt: bool = False) -> Iterator[OwnedLedger]:
     """Take the workspace's lock and open its ledger, making it on first use. Raises PerdureError naming the holder's pid
-    where another process has the lock."""
+    where another process has the lock, and for a ledger of another workspace unless it is to be adopted."""
     clock = clock or SystemClock()
     identifiers = Identifiers(clock.now)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,6 +63,7 @@ def own_ledger(config: Config, clock: Clock | None = None) -> Iterator[OwnedLedg
             path, now=clock.now, fence=owner.fence, redact=redactor(config), sign=sign, announce=journal_note()
         )
         try:
+            keep_to_workspace(ledger, config, adopt=adopt)
             record_key(ledger, sign)
             yield OwnedLedger(ledger=ledger, owner=owner, identifiers=identifiers, clock=clock)
         finally:
@@ -105,6 +108,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             calibration=learned.calibration,
             circuits=learned.circuits,
             standing=standing_proofs(loaded, ledger),
+            recent=Recent(ledger),
             drifts=learned.drifts,
             policies=loaded.policies,
             tasks=loaded.tasks,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perdure.daemon.notifications import Notifier
     from perdure.daemon.planners.circuits import Circuits
     from perdure.daemon.planners.moves import Planner
+    from perdure.daemon.recent import Recent
     from perdure.daemon.standing import Standing
     from perdure.daemon.tasks import Task
     from perdure.daemon.tools.model import Tool
@@ -43,6 +44,7 @@ class Runtime:
     calibration: Calibration
     circuits: Circuits
     standing: Standing
+    recent: Recent
     policies: PolicySet
     tasks: Mapping[str, Task]
     servers: Servers

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS
-from perdure.daemon.governance import Certain, Judgement, as_policies_see, doubts, judge, oblige
+from perdure.daemon.governance import Certain, Judgement, as_policies_see, judge, oblige
 from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.daemon.questions import describe, tell
 from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolRefused
@@ -92,10 +92,10 @@ class Steps:
         if self.appraisal is not None:
             proposal, assessment = self.appraisal.of(proposal, vote)
             certain = self.appraisal.certain(vote)
-            if doubts(oblige(self.runtime, self.task, self.session, prepared, proposal, step), certain, prepared):
-                proposal = replace(proposal, on_escalate="park")  # a session that is too unsure goes on to nothing else
         action = self.runtime.identifiers.new()
         judged = judge(self.runtime, self.task, self.session, prepared, proposal, steps=step, certain=certain)
+        if judged.unsure:
+            proposal = replace(proposal, on_escalate="park")  # a session that is too unsure goes on to nothing else
         if self.asked_by is not None and judged.decision.decision == "escalate":
             own = replace(judged.decision, decision="auto", reason=f"asked for by uid {self.asked_by}")
             judged = replace(judged, decision=own)
@@ -165,7 +165,9 @@ class Steps:
                 "script": seen.script,
                 "host": seen.host,
                 "method": seen.method,
-                "targets": {text: list(paths) for text, paths in seen.targets.items()} if seen.targets is not None else None,
+                "targets": {text: list(paths) for text, paths in seen.targets.items()}
+                if seen.targets is not None
+                else None,
             }
         if assessment is not None:
             payload["confidence"] = asdict(assessment)
@@ -303,6 +305,9 @@ class Steps:
     async def _bounded(self, running: asyncio.Future[Result] | object, seconds: float) -> Result:
         """Wait for a tool, and no longer than its bound; once the daemon is stopping, no longer than the grace."""
         task: asyncio.Task[Result] = asyncio.ensure_future(running)  # type: ignore[arg-type]  # a coroutine
+        await asyncio.sleep(0)
+        if task.done() and not task.cancelled():  # it waited for nothing
+            return task.result()
         deadline = self.runtime.clock.monotonic() + seconds + 5.0
         stop_at: float | None = None
         while not task.done():

@@ -83,11 +83,16 @@ def tool_calls(reader: LedgerReader, tool: str, since: int, task: str | None = N
     return int(rows[0][0])
 
 
-def tool_calls_since(reader: LedgerReader, tool: str, first: int, later: int) -> tuple[int, int]:
-    """How many actions of this tool were started at `first` or later, and at `later` (both microseconds UTC) or later."""
-    sql = "SELECT COUNT(*), COALESCE(SUM(intended_at >= ?), 0) FROM actions WHERE tool = ? AND intended_at >= ?"
-    since_first, since_later = reader.rows(sql, later, tool, first)[0]
-    return since_first, since_later
+def call_times(reader: LedgerReader, tool: str, since: int) -> list[int]:
+    """When the actions of this tool that were started at `since` (microseconds UTC) or later were started, ascending."""
+    sql = "SELECT intended_at FROM actions WHERE tool = ? AND intended_at >= ? ORDER BY intended_at"
+    return [row[0] for row in reader.rows(sql, tool, since)]
+
+
+def tools_ended(reader: LedgerReader, session: str) -> set[tuple[str, EffectClass]]:
+    """The tools, each with the effect class of its call, of this session's actions of which an attempt has an outcome."""
+    sql = "SELECT DISTINCT tool, effect FROM actions WHERE session = ? AND (status IS NOT NULL OR attempt > 1)"
+    return set(reader.rows(sql, session))
 
 
 def success_rate(reader: LedgerReader, task: str, tool: str) -> float:

@@ -28,10 +28,11 @@ from perdure.state.journal import (
     ActionRow,
     action,
     actions,
+    call_times,
     open_intents,
     success_rate,
     tool_calls,
-    tool_calls_since,
+    tools_ended,
     unknown_actions,
 )
 from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
@@ -39,10 +40,12 @@ from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, Executor, statements
 from perdure.state.sessions import (
+    NOTHING_SPENT,
     CallRow,
     SessionRow,
     Spend,
     calls_since,
+    last_call_at,
     last_saving_session,
     open_calls,
     open_sessions,
@@ -66,12 +69,12 @@ from perdure.state.slots import (
 )
 
 __all__ = [
-    "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend", "TaskRow", "action",
-    "actions", "apply", "approved_escalations", "calls_since", "configuration", "epoch", "escalation",
-    "escalations", "grants", "last_answer_for", "last_resumed", "last_saving_session", "last_slot", "open_calls",
-    "open_escalation_for", "open_intents", "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve",
-    "session", "sessions", "slot", "slots", "spend", "success_rate", "successors", "task_first_loaded", "tasks", "tool_calls",
-    "tool_calls_since", "unknown_actions", "waiting_sessions",
+    "NOTHING_SPENT", "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend",
+    "TaskRow", "action", "actions", "apply", "approved_escalations", "call_times", "calls_since", "configuration", "epoch",
+    "escalation", "escalations", "grants", "last_answer_for", "last_call_at", "last_resumed", "last_saving_session",
+    "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "outside_tool", "outside_tools",
+    "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend", "success_rate", "successors",
+    "task_first_loaded", "tasks", "tool_calls", "tools_ended", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from perdure.state.canonical import canonical
 from perdure.state.events import Event, SessionStatus
@@ -101,6 +102,14 @@ def spend(reader: LedgerReader, since: int, task: str | None = None, session: st
             sql += f" AND {column} = ?"
             parameters.append(value)
     return Spend(*reader.rows(sql, *parameters)[0])
+
+
+NOTHING_SPENT: Final = Spend(0, 0.0)
+
+
+def last_call_at(reader: LedgerReader) -> int:
+    """When the latest model call was made (microseconds UTC); 0: never."""
+    return int(reader.rows("SELECT COALESCE(MAX(at), 0) FROM calls")[0][0])
 
 
 def waiting_sessions(reader: LedgerReader, escalation: str) -> list[str]:
