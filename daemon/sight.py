@@ -51,6 +51,8 @@ async def see(
                 "text": context.text,
                 "manifest": [asdict(item) for item in context.manifest],
                 "left_out": [asdict(item) for item in context.left_out],
+                "candidates": list(context.candidates),
+                "candidates_by": context.candidates_by,
             },
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The assembled context: `tokens` (already times the factor, overhead included) never exceeds the budget."""
+    """The assembled context: `tokens` (already times the factor, overhead included) never exceeds the budget. `candidates` are
+    the records that the vector search named (`candidates_by` says which search): given them, the same memory and request
+    give the same bytes."""
 
     sections: tuple[Section, ...]
     text: str
@@ -64,3 +67,5 @@ class Context:
     digest: str
     manifest: tuple[Item, ...]
     left_out: tuple[Item, ...]
+    candidates: tuple[str, ...] = ()
+    candidates_by: Literal["index", "exact", "nobody"] = "nobody"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -51,6 +51,15 @@ class Recalled:
     speaker: str = ""
     untrusted: bool = False
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """A query's vector, the records that a vector search named, and which search it was."""
+
+    vector: Vectors | None
+    rows: Rows
+    by: Literal["index", "exact", "nobody"]
 
 
 class Memory:
@@ -264,20 +273,24 @@ class Memory:
 
     # -- assembly and recall --------------------------------------------------------------------------------------------
 
-    async def assemble(self, request: ContextRequest) -> Context:
-        """The context for a session. Raises assembly.ContextTooSmall."""
-        return await self._in_worker(lambda: self._assemble(request))
+    async def assemble(self, request: ContextRequest, candidates: Sequence[str] | None = None) -> Context:
+        """The context for a session; with the `candidates` of an earlier one, as that was. Raises assembly.ContextTooSmall."""
+        return await self._in_worker(lambda: self._assemble(request, candidates))
 
-    def _assemble(self, request: ContextRequest) -> Context:
-        held = settle(self._store.claims(request.scope))
+    def _assemble(self, request: ContextRequest, candidates: Sequence[str] | None) -> Context:
+        self._catalogue.refresh()
+        near = self._near(request.scope, request.query, candidates)
+        recalled = self._search(request.scope, request.query, near, request.now, int(assembly.REACH * request.budget))
+        held = settle(self._store.claims(request.scope), shared=request.scope == WORKSPACE)
         material = assembly.Material(
             standing=self._store.pins(request.scope),
             story=story(self._store, request.scope),
             facts=_by_relevance(held, request.query)[:FACTS_MAX],
             superseded=frozenset(f"r{fact.id[1:]}" for fact in held if fact.standing == "superseded"),
-            recalled=self._search(request.scope, request.query, request.now, int(assembly.REACH * request.budget)),
+            recalled=recalled,
         )
-        return assembly.assemble(request, material)
+        context = assembly.assemble(request, material)
+        return replace(context, candidates=tuple(self._catalogue.ids(near.rows)), candidates_by=near.by)
 
     async def recall(self, scope: str, query: str, limit: int = 10) -> list[Recalled]:
         """What memory knows about `query`, best first."""
@@ -290,8 +303,12 @@ class Memory:
                 source=" ".join(f"#{seq}" for seq in found.record.sources), speaker=found.record.speaker,
                 untrusted=found.record.untrusted, why=found.why,
             )
-            for found in self._there_still(self._search(scope, query, self._now()))[:limit]
+            for found in self._there_still(self._found(scope, query))[:limit]
         ]  # fmt: skip
+
+    def _found(self, scope: str, query: str) -> list[Found]:
+        self._catalogue.refresh()
+        return self._search(scope, query, self._near(scope, query), self._now())
 
     def _there_still(self, found: Sequence[Found]) -> list[Found]:
         """Without what a person forgot or erased since the last compaction: a session may be under way."""
@@ -308,22 +325,22 @@ class Memory:
                 gone.add(int(name[1:]))
         return gone
 
-    def _search(self, scope: str, query: str, now: int, tokens_max: int | None = None) -> list[Found]:
-        self._catalogue.refresh()
-        vector = self._query_vector(query)
-        candidates = self._catalogue.rows([]) if vector is None else self._candidates(scope, vector)
+    def _search(self, scope: str, query: str, near: _Near, now: int, tokens_max: int | None = None) -> list[Found]:
         return search(
-            self._catalogue, scope, query, vector=vector, candidates=candidates, now=now, tokens_max=tokens_max,
+            self._catalogue, scope, query, vector=near.vector, candidates=near.rows, now=now, tokens_max=tokens_max,
             weights=self.weights,
         )  # fmt: skip
 
-    def _candidates(self, scope: str, vector: Vectors) -> Rows:
-        """What the index finds near, or, while it is not ready or slow, the vectors in memory."""
-        index = self._index
-        found = None if index is None else index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES)
-        if found is not None:
-            return self._catalogue.rows(found)
-        return self._catalogue.nearest(vector, self._catalogue.visible(scope), CANDIDATES)
+    def _near(self, scope: str, query: str, candidates: Sequence[str] | None = None) -> _Near:
+        """What the index finds near the query, or, while it is not ready or slow, the vectors in memory."""
+        vector = self._query_vector(query)
+        if vector is None or self._index is None:
+            return _Near(None, self._catalogue.rows([]), "nobody")
+        if candidates is None:
+            candidates = self._index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES)
+        if candidates is not None:
+            return _Near(vector, self._catalogue.rows(candidates), "index")
+        return _Near(vector, self._catalogue.nearest(vector, self._catalogue.visible(scope), CANDIDATES), "exact")
 
     def _query_vector(self, query: str) -> Vectors | None:
         if self._index is None or self._index.embedding_failure is not None or not query.strip():

@@ -85,6 +85,18 @@ async def test_meaning_is_found_and_the_index_agrees_with_the_exact_search(memor
     assert past.codes() == []
 
 
+async def test_given_the_recorded_candidates_an_assembly_is_made_again_byte_for_byte(memory, past, ask):
+    context = await memory.assemble(ask("running out of storage"))
+    assert context.candidates_by == "exact"
+    assert len(context.candidates) == 12
+    await ready(memory)
+    fewer = await memory.assemble(ask("running out of storage"), context.candidates[:3])
+    assert set(fewer.candidates) == set(context.candidates[:3])
+    again = await memory.assemble(ask("running out of storage"), context.candidates)
+    assert (again.digest, again.manifest) == (context.digest, context.manifest)
+    assert (await memory.assemble(ask("running out of storage"))).candidates_by == "index"
+
+
 def memory_text(memory, id):
     return memory._store.records([id])[id].text
 
