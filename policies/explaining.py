@@ -26,13 +26,15 @@ class RuleExplanation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The decision, what it obliges to, and every rule of the policies in force, matching ones first."""
+    """The decision, what it obliges to, and every rule of the policies in force, matching ones first. Of a command: the programs
+    that it runs, the files that it names (as they lie), and what cannot be told of either."""
 
     decision: Decision
     obligations: Obligations
     unmet: tuple[str, ...]
     rules: tuple[RuleExplanation, ...]
     programs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
@@ -58,13 +60,16 @@ def explain(
             )
     order = {"matched": 0, "not certain": 1, "not matched": 2}
     analysis = question.analysis
+    own = {path for paths in action.paths.values() for path in paths}
+    files = [f"{path}/…" for path in question.reach.trees] + [path for path in question.reach.paths if path not in own]
     return Explanation(
         decision=policies.answer(question, grants=grants),
         obligations=obligations,
         unmet=unmet,
         rules=tuple(sorted(rules, key=lambda one: (order[one.verdict], one.file, one.line))),
         programs=tuple(map(str, analysis.programs)) if analysis else (),
-        unknown=analysis.unknown if analysis else (),
+        files=tuple(dict.fromkeys(files)),
+        unknown=(*analysis.unknown, *analysis.unlocated) if analysis else (),
     )
 
 
@@ -104,11 +109,9 @@ def _because(key: str, bound: BoundRule, question: Question) -> str:
         elif analysis is not None and analysis.writes:
             has += f"; writes {', '.join(analysis.writes)}"
     elif head == "provenance":
-        has = (
-            f"{name} from {', '.join(action.provenance.get(name, ())) or 'unknown'}"
-            if name in action.args or name == "*"
-            else f"no {name}"
-        )
+        names = list(action.args) if name == "*" else [name] if name in action.args else []
+        told = [f"{each} from {', '.join(action.provenance.get(each, ())) or 'unknown'}" for each in names]
+        has = "; ".join(told) or ("no argument" if name == "*" else f"no {name}")
     elif head == "args":
         has = ", ".join(action.paths.get(name, ())) or (
             repr(action.args[name])[:200] if name in action.args else "not given"

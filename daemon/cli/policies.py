@@ -234,6 +234,7 @@ def _explanation_json(action: ProposedAction, explanation: Explanation) -> dict[
         "unmet": list(explanation.unmet),
         "grant": decision.grant,
         "programs": list(explanation.programs),
+        "files": list(explanation.files),
         "unknown": list(explanation.unknown),
         "rules": [{key: getattr(rule, key) for key in keys} for rule in explanation.rules],
     }
@@ -248,6 +249,8 @@ def _print(
         invocation.say((f"  {name} → ", "faint"), ", ".join(paths))
     if explanation.programs:
         invocation.say(("  runs ", "faint"), ", ".join(explanation.programs))
+    if explanation.files:
+        invocation.say(("  names ", "faint"), ", ".join(map(one_line, explanation.files)))
     for unknown in explanation.unknown:
         invocation.say(("  cannot be told: ", "ask"), unknown)
     invocation.say()
