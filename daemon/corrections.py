@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from perdure.state.ledger import Ledger
     from perdure.state.reading import LedgerReader
 
+NAME_CHARACTERS_MAX = 400  # of what a fact is about
+VALUE_CHARACTERS_MAX = 4_000  # of a fact; memory takes no longer one
 PIN_CHARACTERS_MAX = 4_000  # pinned text goes into every context, verbatim
 Answer = dict[str, JSON]
 
@@ -70,14 +72,29 @@ def correct(
 ) -> Answer:
     """Put a fact right: from the next compaction on, this is its value, and the old one is history."""
     del identifiers, now
+    for name, said, most in (
+        ("subject", subject, NAME_CHARACTERS_MAX),
+        ("attribute", attribute, NAME_CHARACTERS_MAX),
+        ("value", value, VALUE_CHARACTERS_MAX),
+    ):
+        if not said.strip() or len(said) > most:
+            cause = f"its {name} has {len(said):,} characters" if said.strip() else f"its {name} is empty"
+            raise PerdureError(
+                "correct", "the fact", cause, f"Say it in 1 to {most:,} characters; a longer text is a document"
+            )
     fact: dict[str, JSON] = {"subject": subject, "attribute": attribute, "value": value}
     (event,) = ledger.commit(MemoryCorrected(task=task, uid=uid, payload=fact))
     return {**fact, "task": task, "seq": event.seq}
 
 
 def forget(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, record: str) -> Answer:
-    """Never show or rebuild this memory record again. The ledger's own events stay (see `erase`)."""
+    """Never show or rebuild this memory record (`r12`), fact (`f12`) or standing instruction again. The ledger's own events
+    stay (see `erase`)."""
     del identifiers, now
+    number = int(record[1:]) if record[:1] in {"r", "f"} and record[1:].isdigit() else 0
+    if record not in pins(ledger.reader) and (not number or ledger.reader.event(number) is None):
+        cause = "there is no record, fact or standing instruction of this id"
+        raise PerdureError("forget", record, cause, "`perdure memory search TEXT`, `facts` and `pins` name them")
     (event,) = ledger.commit(MemoryForgotten(record=record, uid=uid))
     return {"record": record, "seq": event.seq}
 

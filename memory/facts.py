@@ -32,23 +32,24 @@ class Fact:
     confirmed: int = 1
 
 
-def settle(claims: Iterable[Claim]) -> list[Fact]:
-    """The facts that these claims come to, oldest first. A claim for every task (`task` None) counts for each."""
+def settle(claims: Iterable[Claim], *, shared: bool = False) -> list[Fact]:
+    """The facts that these claims come to, oldest first. A claim for every task (`task` None) counts for each. With `shared`
+    the tasks have one memory: who said it makes no difference."""
     everywhere: dict[str, list[Claim]] = defaultdict(list)
     groups: dict[tuple[str, str], list[Claim]] = defaultdict(list)
     for claim in claims:
         key = fact_key(claim.subject, claim.attribute)
-        if claim.task is None:
+        if claim.task is None or shared:
             everywhere[key].append(claim)
         else:
             groups[claim.task, key].append(claim)
     told = {key for _, key in groups}
-    for key, shared in everywhere.items():
+    for key, of_all in everywhere.items():
         if key not in told:
             groups["", key] = []
         for group, own in list(groups.items()):
             if group[1] == key:
-                groups[group] = sorted([*own, *shared], key=lambda claim: claim.seq)
+                groups[group] = sorted([*own, *of_all], key=lambda claim: claim.seq)
     facts: dict[tuple[str, str], Fact] = {}
     for (task, _), group_claims in groups.items():
         for fact in _settle_one(group_claims):

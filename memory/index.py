@@ -136,6 +136,12 @@ class VectorIndex:
             return None
         return [str(id) for id in header["ids"]]
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while it runs."""
+        child = self._child
+        return None if child is None or child.dead else child.pid
+
     def poke(self) -> None:
         """There may be something new to index; returns at once."""
         with self._changed:

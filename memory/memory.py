@@ -21,7 +21,7 @@ from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
-from perdure.memory.store import MemoryDamaged, Receipt, Store
+from perdure.memory.store import WORKSPACE, MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
 from perdure.memory.terms import query_terms
@@ -87,6 +87,7 @@ class Memory:
         self._compacting = asyncio.Lock()
         self._closed = False
         self.weights = Weights()
+        self.use_index = True  # False: search the vectors in memory, as while the index is not ready
 
     @classmethod
     def open(
@@ -336,7 +337,7 @@ class Memory:
         vector = self._query_vector(query)
         if vector is None or self._index is None:
             return _Near(None, self._catalogue.rows([]), "nobody")
-        if candidates is None:
+        if candidates is None and self.use_index:
             candidates = self._index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES)
         if candidates is not None:
             return _Near(vector, self._catalogue.rows(candidates), "index")
@@ -363,7 +364,8 @@ class Memory:
 
     def _facts(self, scope: str, subject: str | None, attribute: str | None, current: bool, limit: int) -> list[Fact]:
         gone = self._gone()
-        facts = settle(claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in gone)
+        claims = (claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in gone)
+        facts = settle(claims, shared=scope == WORKSPACE)
         return [fact for fact in reversed(facts) if not current or fact.standing != "superseded"][:limit]
 
     # -- the index --------------------------------------------------------------------------------------------------------
@@ -372,6 +374,11 @@ class Memory:
     def index_status(self) -> IndexStatus | None:
         """How the vector index is; None where embedding is off."""
         return None if self._index is None else self._index.status
+
+    @property
+    def index_process(self) -> int | None:
+        """The process id of the index, while it runs; for measurements."""
+        return None if self._index is None else self._index.pid
 
     async def indexed(self, seconds_max: float) -> bool:
         """Wait until the vector index holds everything; for benchmarks and tests. Sessions never do."""

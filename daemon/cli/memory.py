@@ -138,15 +138,15 @@ def stats(invocation: Invocation) -> None:
         invocation.emit("memory-stats", {**facts, "bytes_per_1000_sessions": per_1000})
         return
     cold = f", {held['cold_records']:,} of them told by the ledger alone" if held["cold_records"] else ""
-    invocation.say(("holds    ", "heading"), f"{count(held['records'], 'record')}{cold}")
-    invocation.say(f"         {held['claims']:,} claims behind facts, {count(held['pins'], 'standing instruction')}")
+    invocation.say(("holds     ", "heading"), f"{count(held['records'], 'record')}{cold}")
+    invocation.say(f"          {held['claims']:,} claims behind facts, {count(held['pins'], 'standing instruction')}")
     told = ", ".join(f"{number:,} of a {level}" for level, number in held["summaries"].items()) or "none"
-    invocation.say(f"         summaries: {told}; {held['model_summaries']:,} by a model")
-    invocation.say(f"         {held['vectors']:,} vectors; {count(behind, 'event')} of the ledger not read yet")
+    invocation.say(f"          summaries: {told}; {held['model_summaries']:,} by a model")
+    invocation.say(f"          {held['vectors']:,} vectors; {count(behind, 'event')} of the ledger not read yet")
     for name, size_now in taken.items():
         each = f", {size(per_1000[name])} per 1,000 sessions" if per_1000 else ""
-        invocation.say((f"{name:<9}", "heading"), f"{size(size_now)}{each}")
-    invocation.say((f"         {count(sessions, 'session')} so far", "faint"))
+        invocation.say((f"{name:<10}", "heading"), f"{size(size_now)}{each}")
+    invocation.say((f"          {count(sessions, 'session')} so far", "faint"))
 
 
 def _bytes(directory: Path, pattern: str) -> int:
@@ -183,14 +183,14 @@ def facts(
         invocation.say(("No facts.", "faint"))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
-    for title in ("subject", "attribute", "value", "since", "said by", "from"):
+    for title in ("subject", "attribute", "value", "since", "said by", "task", "from"):
         table.add_column(title, overflow="fold")
     style = {"disputed": "ask", "superseded": "faint"}
     for fact in held:
         value = Text(one_line(fact.value, 200), style.get(fact.standing, ""))
         value.append(f"  {fact.standing}" if fact.standing != "current" else "", "faint")
         cells = (one_line(fact.subject), one_line(fact.attribute), value, from_now(fact.valid_from, invocation.now()))
-        table.add_row(*cells, one_line(fact.speaker), Text(one_line(fact.source), "place"))
+        table.add_row(*cells, one_line(fact.speaker), fact.task or "every", Text(one_line(fact.source), "place"))
     invocation.out.print(table)
 
 

@@ -31,6 +31,10 @@ class FactView(Protocol):
     def valid_to(self) -> int | None: ...
     @property
     def source(self) -> str: ...
+    @property
+    def standing(self) -> str: ...
+    @property
+    def speaker(self) -> str: ...
 
 
 class RecordView(Protocol):
@@ -42,6 +46,8 @@ class RecordView(Protocol):
     def source(self) -> str: ...
     @property
     def at(self) -> int: ...
+    @property
+    def untrusted(self) -> bool: ...
 
 
 class MemoryView(Protocol):
@@ -75,9 +81,9 @@ REMEMBER = ToolSpec(
         "subject",
         "attribute",
         "value",
-        subject=schemas.text("What it is about", minLength=1, maxLength=500),
-        attribute=schemas.text("Which of its properties", minLength=1, maxLength=500),
-        value=schemas.text("The value", maxLength=4_000),
+        subject=schemas.text("What it is about", pattern=r"\S", maxLength=400),
+        attribute=schemas.text("Which of its properties", pattern=r"\S", maxLength=400),
+        value=schemas.text("The value", pattern=r"\S", maxLength=4_000),
     ),
     effect="idempotent",
     free_text=("value",),
@@ -86,8 +92,8 @@ REMEMBER = ToolSpec(
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """`{"facts": [{"subject", "attribute", "value", "valid_from", "valid_to", "source"}],
-    "records": [{"text", "at", "source"}]}`."""
+    """`{"facts": [{"subject", "attribute", "value", "valid_from", "valid_to", "standing", "said_by", "source"}],
+    "records": [{"text", "at", "source", "untrusted"}]}`: a fact stands `current`, `superseded` or `disputed`."""
 
     memory: MemoryView
     spec: ToolSpec = RECALL
@@ -109,7 +115,10 @@ class Recall:
                 facts = [_fact(fact) for fact in sorted(found, key=lambda fact: -fact.valid_from)]
             if "query" in args:
                 near = await self.memory.recall(call.scope, str(args["query"]), limit)
-                records = [{"text": record.text, "at": iso(record.at), "source": record.source} for record in near]
+                records = [
+                    {"text": record.text, "at": iso(record.at), "source": record.source, "untrusted": record.untrusted}
+                    for record in near
+                ]
         except PerdureError as error:
             return Result(ok=False, value={"facts": facts, "records": records}, error=str(error))
         return Result(ok=True, value={"facts": facts, "records": records})
@@ -141,5 +150,7 @@ def _fact(fact: FactView) -> JSON:
         "value": fact.value,
         "valid_from": iso(fact.valid_from),
         "valid_to": iso(fact.valid_to) if fact.valid_to is not None else None,
+        "standing": fact.standing,
+        "said_by": fact.speaker,
         "source": fact.source,
     }

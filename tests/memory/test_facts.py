@@ -47,6 +47,12 @@ def test_tasks_disagree_side_by_side():
     assert standing(facts) == [("ops", "current"), ("data", "current")]
 
 
+def test_tasks_that_share_their_memory_share_their_facts():
+    facts = settle([claim(1, "ops"), claim(2, "OPS", task="other"), claim(3, "data", task="other")], shared=True)
+    assert standing(facts) == [("ops", "superseded"), ("data", "current")]
+    assert facts[0].confirmed == 2
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(["agent", "person"])), min_size=1, max_size=12)
 )

@@ -80,6 +80,8 @@ class Fact:
     valid_from: int
     valid_to: int | None
     source: str
+    standing: str
+    speaker: str = "agent"
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Record:
     text: str
     source: str
     at: int
+    untrusted: bool = True
 
 
 class Memory:
@@ -95,7 +98,10 @@ class Memory:
 
     async def facts(self, scope, *, subject=None, attribute=None, current=True, limit=10):
         self.asked.append((scope, subject, attribute, current, limit))
-        return [Fact("a", "b", "old", 0, 5_000_000, "#1"), Fact("a", "b", "new", 5_000_000, None, "#2")]
+        return [
+            Fact("a", "b", "old", 0, 5_000_000, "#1", "superseded"),
+            Fact("a", "b", "new", 5_000_000, None, "#2", "current"),
+        ]
 
     async def recall(self, scope, query, limit):
         self.asked.append((scope, query, limit))
@@ -108,7 +114,11 @@ async def test_recall_shows_facts_newest_first_and_records(make_workspace):
     value = (await workspace.do("recall", subject="a", query="how was it?", limit=3)).value
     assert [fact["value"] for fact in value["facts"]] == ["new", "old"]
     assert value["facts"][1]["valid_to"] == "1970-01-01T00:00:05Z"
-    assert value["records"] == [{"text": "it was so", "at": "1970-01-01T00:00:01Z", "source": "#3"}]
+    assert [(fact["standing"], fact["said_by"]) for fact in value["facts"]] == [
+        ("current", "agent"),
+        ("superseded", "agent"),
+    ]
+    assert value["records"] == [{"text": "it was so", "at": "1970-01-01T00:00:01Z", "source": "#3", "untrusted": True}]
     assert memory.asked == [("workspace", "a", None, False, 3), ("workspace", "how was it?", 3)]
 
 
@@ -119,3 +129,12 @@ async def test_recall_finds_nothing_without_failing(workspace):
 async def test_remember_returns_the_fact_that_its_outcome_records(workspace):
     fact = {"subject": "web1", "attribute": "address", "value": "192.0.2.1"}
     assert (await workspace.do("remember", **fact)).value == fact
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [("subject", " "), ("value", ""), ("value", "x" * 4_001), ("attribute", "x" * 401)]
+)
+async def test_what_memory_would_not_keep_is_refused_and_not_cut(workspace, part, said):
+    fact = {"subject": "web1", "attribute": "address", "value": "192.0.2.1", part: said}
+    with pytest.raises(ToolRefused):
+        await workspace.do("remember", **fact)
