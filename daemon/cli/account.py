@@ -196,8 +196,7 @@ class _Gathering:
             "tokens_after",
             "duration_us",
         )
-        left_out = body.get("left_out")
-        part = {"ok": True, **{key: body[key] for key in keys}, "left_out": left_out, "seq": event.seq}
+        part = {"ok": True, **{key: body[key] for key in keys}, "left_out": body.get("left_out"), "seq": event.seq}
         self.account["compactions"].append(part | {"ineffective": bool(body.get("ineffective"))})
 
     def _summary_made(self, event: Event, body: Mapping[str, Any]) -> None:
@@ -205,9 +204,9 @@ class _Gathering:
         self.account["model_summaries"].append({"kept": True, **{key: body[key] for key in keys}, "seq": event.seq})
 
     def _summary_refused(self, event: Event, body: Mapping[str, Any]) -> None:
-        payload, _ = self._payload(event.seq)
-        part = {"kept": False, "summary": body["summary"], "reason": body["reason"], "why": payload.get("why") or []}
-        self.account["model_summaries"].append(part | {"seq": event.seq})
+        why = self._payload(event.seq)[0].get("why") or []
+        part = {"kept": False, "summary": body["summary"], "reason": body["reason"], "why": why, "seq": event.seq}
+        self.account["model_summaries"].append(part)
 
     def _compaction_failed(self, event: Event, body: Mapping[str, Any]) -> None:
         self.account["compactions"].append({"ok": False, "reason": body["reason"], "seq": event.seq})
