@@ -3,7 +3,7 @@ disk images are built with what had not been synced lost, kept, torn or out of o
 
 from __future__ import annotations
 
-import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -25,6 +25,8 @@ from .progress import Progress
 from .shim import Shim
 
 SECTOR = 512
+DIRECTORY = ("", ".")  # the state directory itself
+JUDGED = ("ledger.db", "ledger.db-wal", "ledger.db-journal", "anchor")  # the other files do not outlive their process
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Operation:
 
 @dataclass
 class File:
-    """A file's durable content, and the changes to it that no sync has covered yet."""
+    """A file's durable content, and the changes to it that no sync has covered yet. `kept` is the content if all of them last."""
 
     durable: bytes = b""
+    kept: bytes = b""
     pending: list[Operation] = field(default_factory=list)
     linked: bool = True  # whether its name survives a power cut (its directory was synced since it was made)
     removed: bool = False  # deleted, but the deletion itself is not durable yet
@@ -61,7 +64,7 @@ def record(
 
     first = Traced(state, Observer(log), rounds=0)
     first.run()
-    before = {file.name: file.read_bytes() for file in state.iterdir() if file.is_file()}
+    before = {file.name: file.read_bytes() for file in state.iterdir() if file.name in JUDGED}
     child = os.fork()
     if child == 0:
         try:
@@ -96,13 +99,15 @@ def images(
 ) -> Iterator[tuple[list[list[str]], dict[str, bytes]]]:
     """After every operation: (what the observer had seen by then, a possible content of the disk), several for each."""
     chance = random.Random(seed)
-    files = {name: File(content) for name, content in before.items()}
+    files = {name: File(content, content) for name, content in before.items()}
     seen: list[list[str]] = []
     yield seen, _kept(files)
     for operation in trace:
         if operation.op == "N":
             seen = [*seen, operation.name.split()]
         else:
+            if operation.name not in (*JUDGED, *DIRECTORY):
+                continue
             _perform(files, operation)
         yield seen, _kept(files)
         yield seen, _lost(files)
@@ -122,7 +127,7 @@ def explore(
     runs = (
         [(2, 1000), (3, 8)]
         if states_max
-        else [(rounds, pages) for rounds in (16, 10, 6, 3, 1) for pages in (1000, 30, 8, 2)]
+        else [(rounds, pages) for rounds in (10, 6, 3, 1) for pages in (1000, 30, 8, 2)]
     )
     share = states_max // len(runs)
     states, failures = 0, []
@@ -139,7 +144,7 @@ def _one_run(task: tuple[type[Agent], int, int, int, int, int]) -> tuple[int, li
     """Record one run and judge every different state that a power cut in it could leave, or an even sample of `share`."""
     agent, rounds, pages, share, seed, failures_max = task
     failures: list[str] = []
-    tried: set[bytes] = set()
+    tried: set[int] = set()
     root = Path(tempfile.mkdtemp(prefix="perdure-power-", dir=ROOT))
     try:
         before, trace = record(agent, root, rounds=rounds, checkpoint_pages=pages)
@@ -147,11 +152,7 @@ def _one_run(task: tuple[type[Agent], int, int, int, int, int]) -> tuple[int, li
         for number, (seen, content) in enumerate(images(before, trace, seed)):
             if number % step != seed % step:
                 continue
-            mark = hashlib.sha256(
-                repr(
-                    (len(seen), sorted((name, hashlib.sha256(data).digest()) for name, data in content.items()))
-                ).encode()
-            ).digest()
+            mark = hash((len(seen), *sorted((name, hash(data)) for name, data in content.items())))
             if mark in tried:
                 continue
             tried.add(mark)
@@ -172,12 +173,11 @@ def judge(directory: Path, content: dict[str, bytes], seen: list[list[str]]) -> 
     directory.mkdir()
     try:
         for name, data in content.items():
-            if name.startswith("ledger.db"):
-                (directory / name).write_bytes(data)
+            (directory / name).write_bytes(data)
         try:
             db = apsw.Connection(str(directory / "ledger.db"))
             try:
-                return _damage(db) or _forgotten(db, seen)
+                return _damage(db) or [*_forgotten(db, seen), *_unknown_to_the_ledger(db, content.get("anchor", b""))]
             finally:
                 db.close()
         except apsw.Error as error:
@@ -220,13 +220,26 @@ def _forgotten(db: apsw.Connection, seen: list[list[str]]) -> list[str]:
     return found
 
 
+def _unknown_to_the_ledger(db: apsw.Connection, anchor: bytes) -> list[str]:
+    """Heads that are anchored and not there: verification would speak of a deleted tail, and opening would refuse."""
+    found = []
+    for line in anchor.split(b"\n")[:-1]:
+        try:
+            head = json.loads(line)
+        except ValueError:
+            continue  # a torn line is passed over
+        if (head["hash"],) not in db.execute("SELECT hash FROM events WHERE seq = ?", (head["seq"],)).fetchall():
+            found.append(f"event {head['seq']} is anchored and is not there")
+    return found
+
+
 def _perform(files: dict[str, File], operation: Operation) -> None:
     name = operation.name
     if operation.op == "S":
         if name in files:
             file = files[name]
-            file.durable, file.pending, file.linked = _applied(file.durable, file.pending), [], True
-        elif name in ("", "."):  # the directory: names made and deleted are now durable
+            file.durable, file.pending, file.linked = file.kept, [], True
+        elif name in DIRECTORY:  # names made and deleted are now durable
             for key in [key for key, file in files.items() if file.removed]:
                 del files[key]
             for file in files.values():
@@ -242,10 +255,11 @@ def _perform(files: dict[str, File], operation: Operation) -> None:
         if file is None or file.removed:
             file = files[name] = File(linked=False)
         file.pending.append(operation)
+        file.kept = _applied(file.kept, [operation])
 
 
 def _kept(files: dict[str, File]) -> dict[str, bytes]:
-    return {name: _applied(file.durable, file.pending) for name, file in files.items() if not file.removed}
+    return {name: file.kept for name, file in files.items() if not file.removed}
 
 
 def _lost(files: dict[str, File]) -> dict[str, bytes]:
@@ -254,7 +268,7 @@ def _lost(files: dict[str, File]) -> dict[str, bytes]:
 
 def _image(files: dict[str, File], choose) -> dict[str, bytes]:
     return {
-        name: _applied(file.durable, choose(file.pending) if file.pending else [])
+        name: _applied(file.durable, choose(file.pending)) if file.pending else file.kept
         for name, file in files.items()
         if not file.removed
     }
