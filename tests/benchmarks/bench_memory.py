@@ -4,33 +4,41 @@ The data set (../shared/data/locomo10.json, CC BY-NC 4.0) is read, never copied,
 put into a store as records, questions go through `perdure.memory.recall.search`, and what comes back is packed, best first,
 as the assembly packs it. A question counts when ALL turns that hold its evidence are inside the budget.
 
-    python tests/benchmarks/bench_memory.py recall      # the table of ../shared/memory.md
-    python tests/benchmarks/bench_memory.py growth      # assembly, compaction and search at 1 k, 10 k, 100 k records
+    python -m tests.benchmarks.bench_memory recall           # the table
+    python -m tests.benchmarks.bench_memory growth [SIZE…]   # what memory costs at 1,000, 10,000, 100,000 records
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import json
+import os
 import pickle
 import re
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+from tests.memory.conftest import Past
 
 from perdure.memory import tokens
 from perdure.memory.catalogue import Catalogue
-from perdure.memory.embedding import MiniLM
-from perdure.memory.keys import embedded, keys
+from perdure.memory.context import ContextRequest, Pinned
+from perdure.memory.embedding import DIMENSIONS, MiniLM
+from perdure.memory.keys import embedded, keys, reduced
+from perdure.memory.memory import Memory
 from perdure.memory.recall import CANDIDATES, Weights, search
 from perdure.memory.store import Record, Store
 
@@ -171,71 +179,138 @@ WORDS = [
     for b in "abcdefgh"
     for c in range(200)
 ]
+QUERIES = 60
+NOW = 1_790_000_000_000_000
+KEYS_EACH = 2  # sentences of a record that have a vector of their own
 
 
 def synthetic(count: int) -> Iterator[Record]:
-    """Records with words as frequent as words are (Zipf), ten to a session."""
+    """Records with words as frequent as words are (Zipf), ten to a session, up to an hour before NOW."""
     chance = np.random.default_rng(1)
     order = np.minimum(chance.zipf(1.3, (count, 30)), len(WORDS)) - 1
     for seq in range(1, count + 1):
         text = " ".join(WORDS[place] for place in order[seq - 1])
         yield Record(
-            id=f"r{seq}", seq=seq, at=1_700_000_000_000_000 + seq * 60_000_000, task=SCOPE, session=f"s{seq // 10}", kind="action",
-            speaker="tool", untrusted=True, text=text, tokens=tokens.count(text + "\n"), sources=(seq,),
+            id=f"x{seq}", seq=seq, at=NOW - (count - seq + 60) * 60_000_000, task=SCOPE, session=f"s{seq // 10}", kind="action",
+            speaker="tool", untrusted=True, text=text, tokens=tokens.count(text), sources=(seq,),
         )  # fmt: skip
 
 
-def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000), queries: int = 60) -> None:
-    """Search and assembly (exact vectors, the query's embedding included) and writing, as the memory grows."""
-    from perdure.memory.assembly import Material, assemble
-    from perdure.memory.context import ContextRequest, Pinned
-    from perdure.memory.recall import CANDIDATES, ExactVectors
+def fill(path: Path, identity: str, size: int) -> float:
+    """A memory.db of that many records with made-up vectors (embedding 100,000 texts takes longer than anybody waits); returns
+    the microseconds of processor time that writing one record took."""
+    chance = np.random.default_rng(2)
+    store = Store.open(path, identity=identity)
+    begun = time.process_time()
+    with store.transaction():
+        for record in synthetic(size):
+            store.add_record(record)
+    each_us = (time.process_time() - begun) / size * 1e6
+    for start in range(0, size, 2_000):
+        ids = [f"x{seq}" for seq in range(start + 1, min(start + 2_000, size) + 1)]
+        vectors = chance.standard_normal((len(ids), 1 + KEYS_EACH, DIMENSIONS)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+        with store.transaction():
+            store.add_vectors(ids, [each[0].tobytes() + reduced(each[1:]).tobytes() for each in vectors])
+    store.close()
+    return each_us
 
-    model = MiniLM()
+
+class Meter:
+    """Wall and processor time of a piece of work, this process's and the index process's together."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._processes = [each for each in (os.getpid(), memory.index_process) if each is not None]
+        self.wall_ms: list[float] = []
+        self.processor_ms: list[float] = []
+
+    def _processor(self) -> float:
+        """Seconds on a processor of all threads, to the nanosecond."""
+        threads = (each for process in self._processes for each in Path(f"/proc/{process}/task").glob("*/schedstat"))
+        return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+
+    @asynccontextmanager
+    async def once(self) -> AsyncIterator[None]:
+        processor, wall = self._processor(), time.perf_counter()
+        yield
+        self.wall_ms.append((time.perf_counter() - wall) * 1_000)
+        self.processor_ms.append((self._processor() - processor) * 1_000)
+
+    def __str__(self) -> str:
+        wall, processor = (np.percentile(each, [50, 95]) for each in (self.wall_ms, self.processor_ms))
+        return f"p50 {wall[0]:.0f}, p95 {wall[1]:.0f} ms (processor {processor[0]:.0f}, {processor[1]:.0f})"
+
+
+async def assemblies(memory: Memory, by: str) -> Meter:
+    """Contexts for queries of which none comes twice, the query's embedding included."""
+    chance = np.random.default_rng(3)
+    meter = Meter(memory)
+    slow = 0
+    for _ in range(QUERIES):
+        query = " ".join(WORDS[place] for place in np.minimum(chance.zipf(1.3, 8), len(WORDS)) - 1)
+        request = ContextRequest(
+            task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=NOW,
+            pinned=[Pinned(kind="instruction", text="Go on.")],
+        )  # fmt: skip
+        async with meter.once():
+            context = await memory.assemble(request)
+        slow += context.candidates_by != by
+    if slow:
+        print(f"          ({slow} of {QUERIES} were not by {by})")
+    return meter
+
+
+async def grown(directory: Path, size: int) -> None:
+    """One size: assembly without and with the index, the index built anew, compaction of what is new, memory held."""
+    past = Past(directory)
+    each_us = fill(directory / "memory.db", next(iter(past.ledger.reader.events(limit=1))).hash, size)
+    memory = past.memory("minilm")
+    try:
+        await memory.recall(SCOPE, "warm up")  # reads the columns, starts the process, loads the model
+        begun = time.perf_counter()
+        await memory.indexed(1_200)
+        rebuilt = size / (time.perf_counter() - begun)
+        index = await assemblies(memory, "index")
+        memory.use_index = False
+        exact = await assemblies(memory, "exact")
+        memory.use_index = True
+        before = past.ledger.head.seq
+        compaction = Meter(memory)
+        for _ in range(10):
+            past.session(*(past.action("read_file", {"path": f"{n}.log"}, f"line {n}") for n in range(10)), task=SCOPE)
+            async with compaction.once():
+                await memory.compact(SCOPE, scope=SCOPE)
+        events = (past.ledger.head.seq - before) / 10
+        each_event = np.median(compaction.processor_ms) / events * 1_000
+        held = psutil.Process().memory_info().rss / 1e6
+        child = psutil.Process(memory.index_process).memory_info().rss / 1e6 if memory.index_process else 0.0
+        print(
+            f"{size:>8,} records: assembly by the index {index}\n"
+            f"          by exact search {exact}\n"
+            f"          compaction {each_event:.0f} µs of processor an event ({events:.0f} events a session, embedding included)\n"
+            f"          index built at {rebuilt:,.0f} vectors/s; a record written in {each_us:.0f} µs of processor\n"
+            f"          memory held: {held:.0f} MB and the index process {child:.0f} MB; memory.db"
+            f" {(directory / 'memory.db').stat().st_size / 1e6:.0f} MB",
+            flush=True,
+        )
+    finally:
+        await memory.close()
+        past.close()
+
+
+def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000)) -> None:
+    """What memory costs as it grows, each size in a process of its own, so that what one holds is not another's."""
+    for size in [int(each) for each in sys.argv[2:]] or sizes:
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_memory", "grown", str(size)], check=True)
+
+
+def grown_alone() -> None:
+    """One size, in this process."""
     with tempfile.TemporaryDirectory() as directory:
-        for size in sizes:
-            store = Store.open(Path(directory) / f"{size}.db", identity="growth")
-            chance = np.random.default_rng(2)
-            begun = time.perf_counter()
-            with store.transaction():
-                for record in synthetic(size):
-                    store.add_record(record)
-            each_us = (time.perf_counter() - begun) / size * 1e6
-            for start in range(0, size, 5_000):
-                ids = [f"r{seq}" for seq in range(start + 1, min(start + 5_000, size) + 1)]
-                vectors = chance.standard_normal((len(ids), 384)).astype(np.float32)
-                with store.transaction():
-                    store.add_vectors(ids, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-            exact = ExactVectors()
-            exact.nearest(store, SCOPE, vectors[0], 1)
-            took = []
-            for _ in range(queries):
-                query = " ".join(WORDS[place] for place in np.minimum(chance.zipf(1.3, 8), len(WORDS)) - 1)
-                begun = time.perf_counter()
-                vector = model.embed([query])[0]
-                found = search(
-                    store,
-                    SCOPE,
-                    query,
-                    vector=vector,
-                    candidates=exact.nearest(store, SCOPE, vector, CANDIDATES),
-                    now=2 * 10**15,
-                )
-                request = ContextRequest(
-                    task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=2 * 10**15,
-                    pinned=[Pinned(kind="instruction", text="Go on.")],
-                )  # fmt: skip
-                assemble(request, Material(standing=[], story=[], facts=[], superseded=frozenset(), recalled=found))
-                took.append((time.perf_counter() - begun) * 1_000)
-            half, most = np.percentile(took, [50, 95])
-            megabytes = store.path.stat().st_size / 1e6
-            print(
-                f"{size:>7} records: assembly p50 {half:.0f} ms, p95 {most:.0f} ms; a record written in {each_us:.0f} µs; {megabytes:.0f} MB"
-            )
-            store.close()
+        asyncio.run(grown(Path(directory), int(sys.argv[2])))
 
 
 if __name__ == "__main__":
     start = time.perf_counter()
-    {"recall": recall, "growth": growth}[sys.argv[1] if len(sys.argv) > 1 else "recall"]()
+    {"recall": recall, "growth": growth, "grown": grown_alone}[sys.argv[1] if len(sys.argv) > 1 else "recall"]()
     print(f"{time.perf_counter() - start:.0f} s; SQLite {sqlite3.sqlite_version}", file=sys.stderr)

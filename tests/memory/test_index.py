@@ -94,7 +94,6 @@ async def test_given_the_recorded_candidates_an_assembly_is_made_again_byte_for_
     assert set(fewer.candidates) == set(context.candidates[:3])
     again = await memory.assemble(ask("running out of storage"), context.candidates)
     assert (again.digest, again.manifest) == (context.digest, context.manifest)
-    assert (await memory.assemble(ask("running out of storage"))).candidates_by == "index"
 
 
 def memory_text(memory, id):
