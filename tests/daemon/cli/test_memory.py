@@ -1,0 +1,122 @@
+"""`perdure memory` as a person uses it: every sentence leads back to the ledger, also when its text has left memory or was
+forgotten; what stopped is said and let go on; and what memory would not take is an error."""
+
+import asyncio
+import os
+
+import pytest
+
+from perdure.memory.memory import Memory
+from perdure.state import events as e
+from perdure.state.ledger import Ledger
+from perdure.state.ownership import Owner
+
+DAY = 86_400_000_000
+
+
+def compact(place, *, keep_us=None, later=0):
+    """Compact as the daemon does, `later` after the ledger's last event."""
+    place.at += later
+    with Owner.acquire(place.state) as owner:
+        ledger = Ledger.open(place.state / "ledger.db", now=place._now, fence=owner.fence)
+
+        async def once():
+            memory = Memory.open(place.state, ledger=ledger, now=place._now, embedding="none", keep_us=keep_us)
+            try:
+                for _ in range(2):  # the second also reads the receipt, and with it how late it is
+                    await memory.compact("log-triage", scope="log-triage")
+            finally:
+                await memory.close()
+
+        asyncio.run(once())
+        ledger.close()
+
+
+def ended(place):
+    """The record of the first action that ended, and the summary that tells of it."""
+    event = next(each for each in place.json("ledger", "show", "1F1RST")["steps"] if each["tool"] == "list_files")
+    record = f"r{event['seqs'][-1]}"
+    return record, place.json("memory", "why", record)
+
+
+def test_a_record_a_fact_and_a_summary_lead_to_the_ledger(answered):
+    answered.call("memory", "correct", "web-1", "owner", "Ada")
+    compact(answered)
+    record, told = ended(answered)
+    (found,) = told["records"]
+    assert found["text_in"] == "memory"
+    assert all(f"#{seq}" in answered.text("memory", "why", record) for seq in found["sources"])
+    (summary,) = told["in_summaries"]
+    above = answered.json("memory", "why", summary)
+    assert record in [each["record"] for each in above["records"]]
+    assert f"[{record}]" in above["summary"]["text"]
+    (fact,) = answered.json("memory", "facts")["facts"]
+    assert "corrected" in answered.text("memory", "why", fact["id"] if "id" in fact else f"f{fact['source'][1:]}")
+
+
+def test_text_that_has_left_memory_is_told_by_the_ledger(answered):
+    compact(answered)
+    record, told = ended(answered)
+    compact(answered, keep_us=45 * DAY, later=200 * DAY)
+    _, cold = ended(answered)
+    assert cold["records"] == [{**told["records"][0], "text_in": "ledger"}]
+    assert "has left memory" in answered.text("memory", "why", record)
+    assert answered.json("memory", "stats")["cold_records"] > 0
+    assert answered.json("memory", "search", "auth.log")["records"] == []
+
+
+def test_what_was_forgotten_says_who_and_where_the_ledger_has_it(answered):
+    compact(answered)
+    record, _ = ended(answered)
+    answered.call("memory", "forget", record)
+    compact(answered)
+    result = answered.call("memory", "why", record)
+    assert result.exit_code == 1
+    assert f"(uid {os.getuid()})" in result.stderr
+    assert f"perdure ledger show {record[1:]}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        (("forget", "r99999"), "no record"),
+        (("forget", "nonsense"), "no record"),
+        (("correct", " ", "owner", "x"), "empty"),
+        (("correct", "web-1", "owner", "x" * 4_001), "4,001 characters"),
+        (("why", "r99999"), "none of this id"),
+        (("why", "session/none"), "none of this id"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error_that_says_what_to_do(answered, command, cause):
+    compact(answered)
+    result = answered.call("memory", *command)
+    assert result.exit_code == 1, result.output
+    assert cause in result.stderr
+    assert "next:" in result.stderr
+
+
+def test_stats_tell_what_there_is_and_what_it_takes(answered):
+    compact(answered)
+    stats = answered.json("memory", "stats")
+    assert stats["records"] > 0
+    assert stats["bytes"]["memory.db"] > 0
+    assert stats["bytes_per_1000_sessions"]["ledger.db"] == round(
+        stats["bytes"]["ledger.db"] / stats["sessions"] * 1_000
+    )
+    assert stats["events_not_read_yet"] == 1  # its own receipt
+    assert "per 1,000 sessions" in answered.text("memory", "stats")
+
+
+def test_status_says_that_memory_has_stopped_and_resume_lets_it_go_on(answered):
+    answered.write([(e.CompactionStopped(what="compaction", passes=2, reason="disk is full"),)])
+    assert "disk is full" in answered.json("status")["memory_stopped"]["compaction"]
+    page = answered.text("status")
+    assert "memory resume" in page
+    assert answered.json("memory", "resume")["resumed"]
+    assert answered.json("status")["memory_stopped"] == {}
+    answered.write([(e.CompactionStopped(what="model-summaries", passes=2, reason="nonsense"),)])
+    assert list(answered.json("status")["memory_stopped"]) == ["model-summaries"]
+    compact(answered)
+    assert list(answered.json("status")["memory_stopped"]) == ["model-summaries"]  # the receipts go on saying so
+    answered.json("memory", "resume")
+    assert answered.json("status")["memory_stopped"] == {}
