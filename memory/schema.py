@@ -101,3 +101,14 @@ def m003_cold(database: Database) -> None:
         "ALTER TABLE receipts ADD COLUMN detail TEXT NOT NULL DEFAULT '[]'",
     ):
         database.execute(statement)
+
+
+@migrations()
+def m004_no_places(database: Database) -> None:
+    """Neighbours and word counts come from the catalogue's columns in memory."""
+    for statement in (
+        "DROP INDEX records_place",
+        "ALTER TABLE records DROP COLUMN place",
+        "DROP TABLE vocabulary",
+    ):
+        database.execute(statement)

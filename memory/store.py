@@ -108,13 +108,11 @@ class Store(SummaryRows, PassRows):
         """Add one record and its words to the index; adding it again changes nothing."""
         self._db.execute(
             "INSERT OR IGNORE INTO records"
-            " (id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, scope, place)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
-            " (SELECT coalesce(max(place), 0) + 1 FROM records WHERE session = ?))",
+            " (id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, scope)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.id, record.seq, record.at, record.task, record.session, record.kind, record.speaker,
                 int(record.untrusted), record.text, record.tokens, " ".join(map(str, record.sources)), scope_word(record.task),
-                record.session,
             ),
         )  # fmt: skip
         self._db.executemany(

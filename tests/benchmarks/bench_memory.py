@@ -47,6 +47,7 @@ BUDGETS = (1_000, 2_000, 4_000, 8_000)
 TUNED_ON = 5  # the first conversations; the rest are held out
 GOAL = (72.0, 81.0, 88.0, 94.0)
 SCOPE = "talk"
+PLAIN = Weights(words=0.5, keys=0.0, sharpness=1.0, spread_from=1_000_000, session=0.2, subject=1.0, dated=1.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def measure(conversation: Conversation, store: Store, asked: np.ndarray, weights
 
 
 def interval(hits: np.ndarray, rounds: int = 2_000) -> tuple[float, float]:
-    """A 95 % bootstrap interval of a share, in percent."""
+    """A 95 % bootstrap interval of a mean, in percent; of differences by question it is a paired one."""
     drawn = np.random.default_rng(0).integers(0, len(hits), (rounds, len(hits)))
     low, high = np.percentile(hits[drawn].mean(axis=1) * 100, [2.5, 97.5])
     return float(low), float(high)
@@ -149,12 +150,13 @@ def once(cache: Path, make: Callable[[], Any]) -> Any:
     return value
 
 
-def recall(weights: Weights | None = None) -> np.ndarray:
-    """The table: all questions, and the held-out half."""
+def recall() -> None:
+    """The table: all questions, and the held-out half, and what each is above scores fused without keys, names and dates."""
     model = functools.cache(MiniLM)
     cache = Path(tempfile.gettempdir()) / "perdure-bench-memory"
     cache.mkdir(exist_ok=True)
-    tables = []
+    hits: list[np.ndarray] = []
+    plain: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as directory:
         for conversation in conversations():
             texts = [record.text for record in conversation.records]
@@ -163,14 +165,24 @@ def recall(weights: Weights | None = None) -> np.ndarray:
             questions = [question.text for question in conversation.questions]
             asked = once(cache / f"{conversation.name}-asked", lambda questions=questions: model().embed(questions))
             store = filled(Path(directory), conversation, turns)
-            tables.append(measure(conversation, store, asked, weights or Weights()))
+            hits.append(measure(conversation, store, asked, Weights()))
+            plain.append(measure(conversation, store, asked, PLAIN))
             store.close()
-    everything, held_out = np.concatenate(tables), np.concatenate(tables[TUNED_ON:])
-    for name, hits in (("all", everything), (f"held out ({len(held_out)})", held_out)):
-        shares = " / ".join(f"{share * 100:.1f}" for share in hits.mean(axis=0))
-        low_high = ", ".join("{:.1f}–{:.1f}".format(*interval(hits[:, column])) for column in range(len(BUDGETS)))
-        print(f"{name:>16}: {shares}  at {' / '.join(map(str, BUDGETS))} tokens (95 %: {low_high})")
-    return everything
+    print(f"all evidence inside {' / '.join(map(str, BUDGETS))} tokens, in % (95 %); goal {' / '.join(map(str, GOAL))}")
+    for name, of, than in (
+        ("all", np.concatenate(hits), np.concatenate(plain)),
+        ("tuned on", np.concatenate(hits[:TUNED_ON]), np.concatenate(plain[:TUNED_ON])),
+        ("held out", np.concatenate(hits[TUNED_ON:]), np.concatenate(plain[TUNED_ON:])),
+    ):
+        print(f"{name:>9}, {len(of):,}: {_row(of)}\n{'above plain':>15}: {_row(of.astype(int) - than)}")
+
+
+def _row(values: np.ndarray) -> str:
+    cells = []
+    for column in range(len(BUDGETS)):
+        low, high = interval(values[:, column])
+        cells.append(f"{values[:, column].mean() * 100:.1f} ({low:.1f} to {high:.1f})")
+    return " / ".join(cells)
 
 
 WORDS = [
