@@ -86,7 +86,8 @@ class DaemonStopped(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationLoaded(Draft):
-    """`kind` is `config`, `policies` or `tasks`; `files` maps each file to its SHA-256."""
+    """`kind` is `config` or `policies`, and `files` maps each file to its SHA-256; or `signing-key`, with the public key as
+    `digest`; or `workspace`, with its path seen from the state directory."""
 
     type: ClassVar[str] = "configuration.loaded"
     kind: str

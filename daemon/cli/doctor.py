@@ -55,6 +55,7 @@ def doctor(invocation: Invocation, quick: bool) -> None:
         _permissions,
         _opening if quick else _integrity,
         _owner,
+        _belonging,
         _leftovers,
         _clock,
         _sandbox,
@@ -230,6 +231,21 @@ def _owner(invocation: Invocation) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 "open actions", "warn", found, "The next start settles each by its effect class: `perdure run`"
             )
+
+
+def _belonging(invocation: Invocation) -> Iterator[Diagnosis]:
+    from perdure.daemon.belonging import as_seen_from_state, other_workspace, recorded_owner
+    from perdure.daemon.config import load_config
+
+    if not (invocation.state_dir / LEDGER).exists():
+        return
+    try:
+        config, owner = load_config(invocation.workspace), recorded_owner(invocation.ledger)
+    except PerdureError:
+        return  # told of above
+    if owner is not None and owner != as_seen_from_state(config):
+        mend = f"another `state` in {CONFIGURATION}; or, if it takes over for good: `{invocation.command} ledger adopt`"
+        yield Diagnosis("workspace", "bad", f"{config.state_dir}: {other_workspace(config, owner)}", mend)
 
 
 def _leftovers(invocation: Invocation) -> Iterator[Diagnosis]:

@@ -308,6 +308,30 @@ def rebuild(invocation: Invocation) -> None:
 
 
 @ledger.command()
+@click.option("--yes", is_flag=True, help="Do not ask whether this is meant.")
+@with_json
+@with_invocation
+def adopt(invocation: Invocation, yes: bool) -> None:
+    """Make this workspace the ledger's own, where it lies elsewhere than before. The daemon must not be running.
+
+    A ledger belongs to one workspace, and is refused to any other: two that share one would take each other's tasks, slots
+    and questions for their own.
+    """
+    from perdure.daemon.config import load_config
+    from perdure.daemon.opening import own_ledger
+
+    config = load_config(invocation.workspace)
+    if not yes:
+        click.confirm(f"Make the ledger in {config.state_dir} that of {config.workspace}?", abort=True)
+    with own_ledger(config, adopt=True):
+        pass
+    if invocation.as_json:
+        invocation.emit("adopted", {"state": str(config.state_dir), "workspace": str(config.workspace)})
+        return
+    invocation.say(("✓ adopted", "good"), f": the ledger in {config.state_dir} is that of {config.workspace}")
+
+
+@ledger.command()
 @click.argument("seqs", type=click.IntRange(min=1), nargs=-1, required=True, metavar="SEQ...")
 @click.option("--reason", required=True, help="Why; it stays in the ledger with your uid.")
 @click.option("--yes", is_flag=True, help="Do not ask whether this is meant.")
