@@ -32,9 +32,10 @@ class Event:
     hash: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Draft:
-    """An event before it is written; subclasses name the type and the body's fields (None fields are left out)."""
+    """An event before it is written; subclasses name the type and the body's fields (None fields are left out). Not frozen:
+    that takes two thirds of this module's time to load, and of each draft's to be made."""
 
     type: ClassVar[str]
     payload: JSON = None
@@ -56,7 +57,7 @@ _readers: dict[type[Draft], tuple[tuple[str, ...], Callable[[Any], tuple[Any, ..
 # -- the ledger and the daemon --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class LedgerOpened(Draft):
     """The first event of a ledger, or of a new epoch after a restore (`restored_from`: the head it was restored to)."""
 
@@ -68,7 +69,7 @@ class LedgerOpened(Draft):
     restored_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class DaemonStarted(Draft):
     type: ClassVar[str] = "daemon.started"
     pid: int
@@ -77,14 +78,14 @@ class DaemonStarted(Draft):
     host: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class DaemonStopped(Draft):
     type: ClassVar[str] = "daemon.stopped"
     fence: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ConfigurationLoaded(Draft):
     """`kind` is `config` or `policies`, and `files` maps each file to its SHA-256; or `signing-key`, with the public key as
     `digest`; or `workspace`, with its path seen from the state directory."""
@@ -95,7 +96,7 @@ class ConfigurationLoaded(Draft):
     files: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ConfigurationRejected(Draft):
     """A broken edit: the last good version stays in force. The payload holds the problems as text."""
 
@@ -104,7 +105,7 @@ class ConfigurationRejected(Draft):
     problems: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class TaskLoaded(Draft):
     """A task as it is now in force; the payload is the file's text. `schedule` is the schedule's canonical JSON text;
     `timezone` is the zone whose days, weeks and months its memory tells of (absent: UTC)."""
@@ -116,13 +117,13 @@ class TaskLoaded(Draft):
     timezone: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class TaskRemoved(Draft):
     type: ClassVar[str] = "task.removed"
     task: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Paused(Draft):
     """One task, or all of them when `task` is None, starts no more sessions until resumed. `by` is who (uid or `breaker`)."""
 
@@ -132,14 +133,14 @@ class Paused(Draft):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Resumed(Draft):
     type: ClassVar[str] = "resumed"
     task: str | None = None
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class AlarmRaised(Draft):
     """Something a person must know; `code` is stable for machines, the payload says it in words with the next step."""
 
@@ -148,7 +149,7 @@ class AlarmRaised(Draft):
     about: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class NotificationSent(Draft):
     """One attempt to reach a person over `channel` (inbox, log, command, webhook) `about` an id, and how it went."""
 
@@ -162,7 +163,7 @@ class NotificationSent(Draft):
 # -- slots and sessions ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SlotOpened(Draft):
     """A firing became due. `slot` is `TASK/KIND/DUE` with DUE in ISO 8601 UTC; `cause` names the escalation, action or
     person behind a slot that no schedule made."""
@@ -177,7 +178,7 @@ class SlotOpened(Draft):
     dry_run: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SlotClosed(Draft):
     """How a slot ended. Where one event covers a range of `count` firings, `due` is the first and `last_due` the last."""
 
@@ -193,7 +194,7 @@ class SlotClosed(Draft):
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SessionOpened(Draft):
     """A bounded run begins. `bounds` are what this session may still use; `resumes` is the parked session it goes on from
     and `escalation` the answered question. The payload is the instruction's text."""
@@ -213,7 +214,7 @@ class SessionOpened(Draft):
     dry_run: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SessionClosed(Draft):
     """How a session ended and what it used. The payload is `{"saved": …, "says": …}`: what `last.*` will show, and the
     planner's closing words. `saved`: it finished, and what it saved is what the next one sees."""
@@ -231,7 +232,7 @@ class SessionClosed(Draft):
     saved: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CompactionFinished(Draft):
     """Memory's receipt: ledger events `after`..`until` became so many records, facts and summaries. `tokens_before` is what
     the summaries were made from and `tokens_after` what they have; `left_out` records are in no line of theirs. The payload
@@ -255,7 +256,7 @@ class CompactionFinished(Draft):
     model_stopped: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CompactionFailed(Draft):
     type: ClassVar[str] = "compaction.failed"
     session: str | None = None
@@ -263,7 +264,7 @@ class CompactionFailed(Draft):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CompactionStopped(Draft):
     """So many passes in a row were ineffective: no more of them until a person lets it go on. `what` is `compaction`, or
     `model-summaries` where only the model's answers were of no use."""
@@ -274,13 +275,13 @@ class CompactionStopped(Draft):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CompactionResumed(Draft):
     type: ClassVar[str] = "compaction.resumed"
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SummaryMade(Draft):
     """A model's summary of a closed period (`start` to `end`, microseconds UTC) that passed every check; it takes the place of
     the extractive one. The payload is `{"text": …, "covers": [record…]}`: what it was made from, all of it."""
@@ -296,7 +297,7 @@ class SummaryMade(Draft):
     untrusted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SummaryRefused(Draft):
     """The extractive summary of this period stays: `reason` is budget (no call was made), too-much (what must stay does not fit;
     no call), provider, unusable (no text), or checks. The payload is `{"why": […]}`, in words."""
@@ -309,10 +310,11 @@ class SummaryRefused(Draft):
     call: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ContextAssembled(Draft):
     """What the planner saw: `tokens` of at most `budget`. The payload is
-    `{"text": …, "manifest": [item…], "left_out": [item…]}`."""
+    `{"text": …, "manifest": [item…], "left_out": [item…], "candidates": [record…],
+    "candidates_by"}`: given the candidates of the vector search (`index`, `exact` or `nobody`), the assembly can be repeated."""
 
     type: ClassVar[str] = "context.assembled"
     session: str
@@ -323,7 +325,7 @@ class ContextAssembled(Draft):
     digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ModelRequested(Draft):
     """A model call's reservation, which is its intent. `purpose` is propose, vote or summarise; the payload is the request."""
 
@@ -339,7 +341,7 @@ class ModelRequested(Draft):
     reserved_usd: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ModelReplied(Draft):
     """What a model call really cost; `status` failed, timeout and crashed charge the reservation in full. The payload is
     the reply."""
@@ -356,7 +358,7 @@ class ModelReplied(Draft):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ContextShortened(Draft):
     """Receipt of compaction within a session: for this model call the results of `shortened` earlier actions were cut to
     references, and the `dropped` oldest steps only counted. Nothing pinned is ever cut. The payload is `{"actions": […]}`."""
@@ -370,7 +372,7 @@ class ContextShortened(Draft):
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class TokensDrifted(Draft):
     """A provider's count of a prompt differs from ours by more than 2 %, and by more than it did before. `factor` is what our
     counts of this model are multiplied with from now on."""
@@ -385,7 +387,7 @@ class TokensDrifted(Draft):
     factor: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ProviderCircuit(Draft):
     """A model's provider has failed `failures` times in a row: it is `open`, left alone until `until` (microseconds UTC), or
     `closed`, asked as always."""
@@ -400,7 +402,7 @@ class ProviderCircuit(Draft):
 # -- steps and actions ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class StepRejected(Draft):
     """A proposal that never became an action: malformed, unknown tool, arguments outside the schema, secret, over-long."""
 
@@ -411,7 +413,7 @@ class StepRejected(Draft):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActionProposed(Draft):
     """One step. `key` is the planner's name for it (the playbook's step path), by which a resumed session finds it again.
     The payload is `{"args", "provenance", "paths", "cwd", "says"}`."""
@@ -431,7 +433,7 @@ class ActionProposed(Draft):
     voted: bool | None = None  # whether a vote was held
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class VoteHeld(Draft):
     """Independent draws for one step, until one canonical action led by `ahead_by`, or could not within `draws_max`. `margin`
     is the leader's lead over the next; `flagged` draws were no valid proposal and counted for nothing. `action` is the one
@@ -451,7 +453,7 @@ class VoteHeld(Draft):
     action: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActionDecided(Draft):
     """What the policies said: `rules` lists every rule that counted as `{"name", "file", "line", "decide"}`."""
 
@@ -468,7 +470,7 @@ class ActionDecided(Draft):
     facts: Mapping[str, JSON] | None = None  # those that conditions could see and that are not at their defaults
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActionIntended(Draft):
     """Written before the effect. `approval` names the escalation that authorises this one attempt."""
 
@@ -483,7 +485,7 @@ class ActionIntended(Draft):
     approval: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActionEnded(Draft):
     """How an intent ended. `unknown` may be settled later by another ActionEnded with `settles=True` (probe, person).
     The payload is `{"result": …, "error": …}`."""
@@ -501,7 +503,7 @@ class ActionEnded(Draft):
     undo: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActionVerified(Draft):
     """Something other than the planner looked at what an action did. `reliability` is how often this verifier is right, as
     declared."""
@@ -515,7 +517,7 @@ class ActionVerified(Draft):
     reliability: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class PostconditionChecked(Draft):
     """The payload is `{"condition": …, "detail": …}`. One with `keep_until` (microseconds UTC) stands: later sessions of the
     task check it again until then, and `standing` is the number of the event that proved it first. `digest` is that of the
@@ -537,7 +539,7 @@ class PostconditionChecked(Draft):
 # -- people -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class EscalationOpened(Draft):
     """A question to a person about one action digest. The payload is `{"question": …}`: exactly what will run, where each
     argument came from and which rules counted. `action` is empty where the question is whether a task goes on that the circuit
@@ -555,7 +557,7 @@ class EscalationOpened(Draft):
     parks: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class EscalationJoined(Draft):
     """A later proposal with the same open digest: no second question."""
 
@@ -566,7 +568,7 @@ class EscalationJoined(Draft):
     task: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class EscalationAnswered(Draft):
     """The payload is `{"note": …}`. `uid` is the peer's, as the kernel says it."""
 
@@ -578,7 +580,7 @@ class EscalationAnswered(Draft):
     via: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class EscalationExpired(Draft):
     type: ClassVar[str] = "escalation.expired"
     escalation: str
@@ -586,7 +588,7 @@ class EscalationExpired(Draft):
     default: Literal["deny", "approve"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class GrantGiven(Draft):
     """A standing answer. The payload is `{"pattern": {argument: pattern}, "note": …}`."""
 
@@ -598,7 +600,7 @@ class GrantGiven(Draft):
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class GrantRevoked(Draft):
     type: ClassVar[str] = "grant.revoked"
     grant: str
@@ -608,7 +610,7 @@ class GrantRevoked(Draft):
 # -- memory: what people ask of it ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class MemoryPinned(Draft):
     """A person's standing instruction; the payload is `{"text": …}`. `task` None: for every task."""
 
@@ -618,14 +620,14 @@ class MemoryPinned(Draft):
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class MemoryUnpinned(Draft):
     type: ClassVar[str] = "memory.unpinned"
     pin: str
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class MemoryCorrected(Draft):
     """A person corrects a fact; the payload is `{"subject", "attribute", "value"}`."""
 
@@ -634,7 +636,7 @@ class MemoryCorrected(Draft):
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class MemoryForgotten(Draft):
     """A tombstone: the record is never shown or rebuilt again. `record` is its id."""
 
@@ -643,7 +645,7 @@ class MemoryForgotten(Draft):
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class PayloadErased(Draft):
     """A tombstone for the payload (and salt) of event `erased`; `reason` is a person's or `payloads.keep`."""
 
@@ -656,7 +658,7 @@ class PayloadErased(Draft):
 # -- tools from outside: MCP servers ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpServerStarted(Draft):
     """A connection to a server stands. `identity` is the digest of how perdure.toml says to reach it; `says` is the name and
     version that the server claims."""
@@ -669,7 +671,7 @@ class McpServerStarted(Draft):
     says: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpServerEnded(Draft):
     """A connection ended without being asked to, or never came to stand; `failures` in a row decide how long we wait."""
 
@@ -679,7 +681,7 @@ class McpServerEnded(Draft):
     failures: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpToolListed(Draft):
     """A server says what a tool is, for the first time or differently from before. The payload is `{"definition": …}`,
     verbatim."""
@@ -691,14 +693,14 @@ class McpToolListed(Draft):
     hash: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpToolGone(Draft):
     type: ClassVar[str] = "mcp.tool-gone"
     server: str
     tool: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpToolAccepted(Draft):
     """A person accepts a tool as it was last listed: from now on policies decide about this schema. The payload is
     `{"definition": …}`."""
@@ -710,7 +712,7 @@ class McpToolAccepted(Draft):
     uid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class McpRefused(Draft):
     """What a server asked of us or offered, and did not get: sampling, elicitation, roots, or a tool that cannot be one. The
     payload is `{"request": …}`, shortened."""
