@@ -51,6 +51,7 @@ bench: setup-dev ## the measurements, for people to read: nothing in them passes
 	@.venv/bin/python -m tests.benchmarks.bench_actions
 	@.venv/bin/python -m tests.benchmarks.bench_policies
 	@.venv/bin/python -m tests.benchmarks.bench_memory growth
+	@.venv/bin/python -m tests.benchmarks.bench_disk
 
 bench-memory: setup-dev ## evidence recall within a token budget, on LoCoMo
 	@.venv/bin/python -m tests.benchmarks.bench_memory recall
