@@ -103,6 +103,7 @@ class Promises:
         self.charges: deque[tuple[int, int]] = deque()
         self.grants: dict[str, tuple[str, str, Mapping[str, Any]]] = {}
         self.paused: set[str] = set()
+        self.must_go_on: set[str] = set()  # stopped tasks that a person let go on
         self.told: set[str] = set()
         self.must_tell: set[str] = set()
         self.reigns: list[tuple[str, str, int, int | None]] = []  # task, schedule, since, until
@@ -120,7 +121,13 @@ class Promises:
             self.counts[event.type] += 1
             handler = getattr(self, "on_" + event.type.replace(".", "_"), None)
             if handler is not None:
-                handler(event, event.body)
+                try:
+                    handler(event, event.body)
+                except (
+                    LookupError
+                ) as error:  # the ledger goes on past a subscriber that fails; this one must not be passed
+                    raise BrokenPromise(f"this model: {event.type} names something unknown: {error!r}") from error
+        self.must(not self.must_go_on, 3, f"approved, and still stopped: {sorted(self.must_go_on)}")
 
     @staticmethod
     def must(holds: bool, number: int, words: str) -> None:
@@ -159,7 +166,12 @@ class Promises:
         self.paused.add(body.get("task", ""))
 
     def on_resumed(self, event: Event, body: Mapping[str, Any]) -> None:
-        self.paused.discard(body.get("task", ""))
+        task = body.get("task", "")
+        self.paused.discard(task)
+        self.must_go_on.discard(task)
+        for question in self.questions.values():
+            if question.task == task and not question.action and question.state in ("open", "approved"):
+                question.state = "used"  # a task that goes on needs no answer to whether it may
 
     def on_notification_sent(self, event: Event, body: Mapping[str, Any]) -> None:
         self.told.add(body["about"])
@@ -365,8 +377,13 @@ class Promises:
     # -- people -------------------------------------------------------------------------------------------------------
 
     def on_escalation_opened(self, event: Event, body: Mapping[str, Any]) -> None:
-        action = self.actions[body["action"]]
-        self.must(action.digest == body["digest"], 3, "a question about another digest")
+        if not body["action"]:  # the circuit breaker's: may a task that it stopped go on?
+            self.must(
+                body["task"] in self.paused, 3, f"it is asked whether {body['task']} goes on, which is not stopped"
+            )
+            self.must(not body["parks"] and body["on_expiry"] == "deny", 3, "silence would let a stopped task go on")
+        else:
+            self.must(self.actions[body["action"]].digest == body["digest"], 3, "a question about another digest")
         twice = any(
             one.task == body["task"] and one.digest == body["digest"] and one.state == "open"
             for one in self.questions.values()
@@ -384,6 +401,8 @@ class Promises:
         question.state, question.valid_until = (
             ("approved", question.expires) if body["answer"] == "approve" else ("denied", 0)
         )
+        if question.state == "approved" and not question.action:
+            self.must_go_on.add(question.task)
 
     def on_escalation_expired(self, event: Event, body: Mapping[str, Any]) -> None:
         question = self.questions[body["escalation"]]

@@ -241,6 +241,12 @@ class Soak:
         for event in events:
             if event.type == "escalation.opened":
                 self._somebody_reads(event)
+            elif (
+                event.type == "paused" and event.body["by"] == "breaker"
+            ):  # whatever is answered, some day it is mended
+                self._agree(
+                    self.clock.monotonic() + self.people.uniform(0.5, 3) * DAY, "unpause", task=event.body["task"]
+                )
             elif event.type == "compaction.stopped":
                 self._agree(self.clock.monotonic() + self.people.uniform(600, DAY), "resume memory")
             elif event.type == "session.opened" and self.kill_after is not None:

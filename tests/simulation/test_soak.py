@@ -50,6 +50,8 @@ def test_every_invariant_holds_through_a_week_of_faults_and_the_same_seed_makes_
         ("action.intended", {"action": "a", "digest": "d", "tool": "pay", "attempt": 2, "session": "s"}, "2"),
         ("action.ended", {"action": "a", "attempt": 1, "status": "succeeded"}, "2"),
         ("escalation.answered", {"escalation": "q", "answer": "approve"}, "3"),
+        ("escalation.opened", {"escalation": "b", "action": "", "task": "guard"}, "3"),
+        ("escalation.opened", {"escalation": "b", "action": "never proposed", "task": "guard"}, "this model"),
         ("session.opened", {"session": "t", "task": "guard", "slot": "none", "fence": 1, "bounds": {}}, "5"),
         ("slot.closed", {"slot": "x", "task": "guard", "kind": "scheduled", "due": 1, "outcome": "skipped"}, "6"),
     ],
