@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.endings import Ended
-from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Request, View
+from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Request, Usage, View
 from perdure.daemon.planners.voting import Ballot, Draw
+from perdure.errors import PerdureError
 from perdure.state.events import ContextShortened, Draft, ModelReplied, ModelRequested, TokensDrifted
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ class ModelCalls:
             if not calls:
                 raise Ended("limited", f"a vote of up to {ballot.draws_max} draws was not finished: {refusal}")
             await self._runtime.ledger.write(*self.flush(), *drafts)
-            replies = await asyncio.gather(*(self._asked(call) for call in calls))
+            ended = await asyncio.gather(*(self._asked(call) for call in calls), return_exceptions=True)
+            for error in (one for one in ended if isinstance(one, BaseException)):
+                raise error  # only now, when every call is settled
+            replies = [one for one in ended if isinstance(one, Reply)]
             for reply in replies:
                 for move in (reply.move, *reply.others):
                     self._count(ballot, move, examine)
@@ -198,7 +202,14 @@ class ModelCalls:
 
     async def _asked(self, call: _Call) -> Reply:
         assert call.view is not None
-        return await self._settled(call, await self._planner.propose(call.view, call.request, self._seconds()))
+        try:
+            reply = await self._planner.propose(call.view, call.request, self._seconds())
+        except PerdureError as error:  # it could not even begin: no key, no package, no model file
+            failure = Malformed(reason="provider-failed", detail=str(error))
+            nothing = Usage(input_tokens=0, output_tokens=0)
+            await self._settled(call, Reply(move=failure, usage=nothing, raw={"error": str(error)}, failed="failed"))
+            raise
+        return await self._settled(call, reply)
 
     async def _settled(self, call: _Call, reply: Reply) -> Reply:
         charged = self._budget.settle(reply, call.request)

@@ -57,9 +57,11 @@ class ModelPlanner:
 
     def request(self, view: View) -> Request:
         """The call that `propose` makes for this view. It covers the fallbacks: the largest of their prices and caps.
-        `body` says `unpriced` where a price is not known (then `usd_max` counts it as 0)."""
-        prompt = self._compose(view)
+        `body` says `unpriced` where a price is not known (then `usd_max` counts it as 0). Raises PerdureError where the model's
+        key is missing: nothing is reserved for a call that cannot be made."""
         first = self._chain[0]
+        providers.check_key(first)
+        prompt = self._compose(view)
         draws = max(1, min(view.draws, first.answers_per_call))
         prices = [price_usd(one, prompt.tokens, one.completion_tokens * draws) for one in self._chain]
         body: dict[str, JSON] = {

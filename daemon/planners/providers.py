@@ -334,6 +334,11 @@ def _one_by_one(body: bytes, answers_max: int) -> list[bytes]:
         return [body]
 
 
+def check_key(config: ModelConfig) -> None:
+    """Raises PerdureError where the model's API key is to be had nowhere."""
+    _key(config)
+
+
 def _key(config: ModelConfig) -> str | None:
     name = _key_name(config)
     return None if name is None else secrets.credential(name)

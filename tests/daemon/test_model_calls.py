@@ -248,3 +248,30 @@ async def test_a_step_without_any_valid_answer_costs_what_it_cost_and_does_nothi
         assert ending.status == "failed"
         assert not events(runtime, "action.intended")
         assert projections.open_calls(runtime.ledger.reader) == []
+
+
+async def test_a_missing_key_is_refused_before_anything_is_reserved(stage: Stage) -> None:
+    stage.write("perdure.toml", CONFIG + 'key = "NO_SUCH_KEY"\n')
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert "NO_SUCH_KEY" in ending.reason
+        assert events(runtime, "model.requested") == []
+        assert events(runtime, "session.closed")[-1].body["tokens"] == 0
+
+
+async def test_a_fallback_that_cannot_even_be_asked_is_settled_as_a_call_that_cost_nothing(
+    stage: Stage, server
+) -> None:
+    fallback = '[model.fallback]\nname = "other"\nbase_url = "http://127.0.0.1:9/v1"\nkey = "NO_SUCH_KEY"\nprices = {input = 0, output = 0}\n'
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + fallback)
+    server.script[:] = [scripted.raw(401, b"{}")]  # not charged for, so that the fallback is asked
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert "NO_SUCH_KEY" in ending.reason
+        (asked,), (replied,) = events(runtime, "model.requested"), events(runtime, "model.replied")
+        assert (replied.body["call"], replied.body["status"]) == (asked.body["call"], "failed")
+        assert (replied.body["charged_tokens"], replied.body["charged_usd"]) == (0, 0)
+        assert "NO_SUCH_KEY" in runtime.ledger.reader.payload(replied.seq)["error"]
+        assert events(runtime, "session.closed")[-1].body["tokens"] == 0
