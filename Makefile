@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format crash crash-peers soak bench bench-memory bench-reliability local-model lock docs wheel clean
+.PHONY: help setup setup-dev run test lint format crash crash-peers soak bench bench-memory bench-reliability bench-local local-model lock docs wheel clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-memory: setup-dev ## evidence recall within a token budget, on LoCoMo
 
 bench-reliability: setup-dev ## what postconditions, confidence and voting do to a planner that errs (RELIABILITY="--quick")
 	@.venv/bin/python -m tests.benchmarks.reliability $(RELIABILITY)
+
+bench-local: setup-dev $(LOCAL_MODEL) ## 50 sessions with a real, weak model: no bound passed, nothing undecided, every failure loud
+	@.venv/bin/python -m tests.benchmarks.reliability.local $(LOCAL)
 
 local-model: $(LOCAL_MODEL) ## a small model and its server, for `planner: model` without any key (92 MB)
 	@echo "The model is $(LOCAL_MODEL). Next: .venv/bin/perdure init --planner local --model $(LOCAL_MODEL) DIR"

@@ -6,11 +6,14 @@ through real sessions, to show that both agree."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import accumulate, count
+from math import comb
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from perdure.daemon.certainty import Certainty
 from perdure.daemon.confidence import Calibration
@@ -22,7 +25,7 @@ from perdure.policies.loading import load_policies
 from perdure.policies.model import Facts, ProposedAction, ToolSignature
 from perdure.state.events import Event
 
-from .workflows import ANSWER_TOKENS, DONE, STATED, Cell, Outcome, Row, Workflow, prompt_tokens
+from .workflows import ANSWER_TOKENS, DONE, STATED, Cell, Outcome, Row, Workflow, prompt_tokens, right, rival
 
 _ARGS = {
     "type": "object",
@@ -37,6 +40,17 @@ MODEL, TASK = "stochastic", "workflow"
 WARM_UP = 200  # workflows whose outcomes the confidence is calibrated with before the counted ones
 
 
+class Held(NamedTuple):
+    """How a vote went: whether the right move leads (None: nobody does), by how much, whether that won, how many draws it took,
+    and how often draws were asked for after the first."""
+
+    right: bool | None
+    margin: int
+    won: bool
+    draws: int
+    calls: int
+
+
 @dataclass
 class Bench:
     """One row's policies in force, and what the calibration knows. `directory` holds the policy file while it is loaded."""
@@ -48,6 +62,7 @@ class Bench:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _draws: dict[int, Draw] = field(default_factory=dict)
     _stands: dict[tuple[int, int], tuple[int, int, bool, bool | None]] = field(default_factory=dict)
+    _held: dict[float, tuple[list[Held], list[float]]] = field(default_factory=dict)
     _values: dict[tuple[str, int, int], tuple[float, float]] = field(default_factory=dict)
     _decisions: dict[tuple[str, int, bool], str] = field(default_factory=dict)
 
@@ -86,6 +101,29 @@ class Bench:
             leads = None if now.leader is None else now.leader == "same"
             found = ballot.draws_needed(), now.margin, now.verdict == "won", leads
             self._stands[same, against] = found
+        return found
+
+    def held(self, p: float, random: Random) -> Held:
+        """How a vote ends whose draws are right with probability `p` each: drawn from all the ways in which it can, each as likely
+        as it is (worked out once, instead of drawing each draw)."""
+        known = self._held.get(p)
+        if known is None:
+            ways: Counter[Held] = Counter()
+            states: Counter[tuple[int, int, int]] = Counter({(1, 0, 0): p, (0, 1, 0): 1 - p})
+            while states:
+                later: Counter[tuple[int, int, int]] = Counter()
+                for (good, bad, calls), chance in states.items():
+                    needed, margin, won, leads = self.stands(good, bad)
+                    if not needed:
+                        ways[Held(leads, margin, won, good + bad, calls)] += chance
+                        continue
+                    for more in range(needed + 1):
+                        likely = comb(needed, more) * p**more * (1 - p) ** (needed - more)
+                        later[good + more, bad + needed - more, calls + 1] += chance * likely
+                states = Counter({state: chance for state, chance in later.items() if chance})
+            known = list(ways), list(accumulate(ways.values()))
+            self._held[p] = known
+        found: Held = random.choices(known[0], cum_weights=known[1])[0]
         return found
 
     def confidence(self, tool: str, margin: int, flags: int) -> tuple[float, float]:
@@ -127,10 +165,10 @@ def run(bench: Bench, workflow: Workflow, random: Random, seed: int) -> Outcome:
     """One workflow, with the row's retries."""
     row = bench.row
     places: dict[str, int] = {}
-    tokens = escalations = 0
+    tokens = shared = escalations = 0
     for attempt in range(1 + row.retries):
         ended, used = _session(bench, workflow, random, places, f"{workflow.number} {attempt}")
-        tokens += used
+        tokens, shared = tokens + used[0], shared + used[1]
         green = ended == "finished"
         if green and row.postconditions:
             green = workflow.verdict(places, seed, attempt)
@@ -141,32 +179,38 @@ def run(bench: Bench, workflow: Workflow, random: Random, seed: int) -> Outcome:
             escalations += 1
         if status != "failed":
             break
-    return Outcome(green=green, right=workflow.is_right(places), escalations=escalations, tokens=tokens)
+    return Outcome(green=green, right=workflow.is_right(places), escalations=escalations, tokens=tokens, shared=shared)
 
 
-def _session(bench: Bench, workflow: Workflow, random: Random, places: dict[str, int], name: str) -> tuple[str, int]:
-    """One session: finished, parked (a person is asked) or failed; and the tokens it took."""
+def _session(
+    bench: Bench, workflow: Workflow, random: Random, places: dict[str, int], name: str
+) -> tuple[str, tuple[int, int]]:
+    """One session: finished, parked (a person is asked) or failed; and the tokens it took, each draw a call of its own, and with
+    several draws a call."""
     row, certainty = bench.row, Certainty()
-    step = done = tokens = rejections = flags = 0
+    step = done = tokens = shared = rejections = flags = 0
     bench.feed("session.opened", session=name, planner="model", model=MODEL)
     while done < workflow.steps + 5:
         call = prompt_tokens(done) + ANSWER_TOKENS
-        move = workflow.draw(step, random)
-        tokens += call
+        tokens, shared = tokens + call, shared + call
         margin, won = 0, True
         if row.ahead_by:
-            move, margin, won, draws = _vote(bench, workflow, step, move, random)
-            tokens += (draws - 1) * call
+            move, held = _vote(bench, workflow, step, random)
+            margin, won = held.margin, held.won
+            tokens += (held.draws - 1) * call
+            shared += held.calls * prompt_tokens(done) + (held.draws - 1) * ANSWER_TOKENS
+        else:
+            move = workflow.draw(step, random)
         if isinstance(move, Finish):
             if won:
-                return "finished", tokens
+                return "finished", (tokens, shared)
             rejections, flags = rejections + 1, flags + 1
             if rejections > 1:
-                return "failed", tokens
+                return "failed", (tokens, shared)
             continue
         confidence, score = bench.confidence(move.tool, margin, flags)
         if row.perdure and bench.decision(move, confidence, margin, certainty.value) != "auto":
-            return "parked", tokens
+            return "parked", (tokens, shared)
         action = f"{name} {done}"
         bench.feed(
             "action.proposed", action=action, session=name, task=TASK, tool=move.tool, confidence=confidence,
@@ -177,7 +221,7 @@ def _session(bench: Bench, workflow: Workflow, random: Random, places: dict[str,
         certainty.did(action, done, move.tool, SPECS[move.tool].effect, confidence)
         step = workflow.position_after(step, move)
         done, rejections = done + 1, 0
-    return "failed", tokens
+    return "failed", (tokens, shared)
 
 
 def carry_out(move: Proposal, places: dict[str, int]) -> None:
@@ -186,23 +230,18 @@ def carry_out(move: Proposal, places: dict[str, int]) -> None:
         places[str(move.args["place"])] = int(str(move.args["value"]))
 
 
-def _vote(
-    bench: Bench, workflow: Workflow, step: int, first: Proposal | Finish, random: Random
-) -> tuple[Proposal | Finish, int, bool, int]:
-    """The move that leads, by how much, whether it won, and the draws it took. There are two candidates at the most."""
-    other: Proposal | Finish = first
-    same, against = 1, 0
-    while needed := bench.stands(same, against)[0]:
-        for _ in range(needed):
-            move = workflow.draw(step, random)
-            if move is first:
-                same += 1
-            else:
-                other, against = move, against + 1
-    _, margin, won, leads = bench.stands(same, against)
-    tied = min(first, other, key=lambda one: bench.drawn(one).action)
-    move = tied if leads is None else first if leads else other
-    return move, margin, won, same + against
+def _vote(bench: Bench, workflow: Workflow, step: int, random: Random) -> tuple[Proposal | Finish, Held]:
+    """The move that leads in the end, and how the vote went."""
+    good = right(step, workflow.steps)
+    if step >= workflow.steps:  # that all is done it always sees
+        return good, bench.held(1.0, random)
+    wrong = rival(step, workflow.steps, workflow.rivals[step])
+    if workflow.blind is not None:
+        return wrong if step in workflow.blind else good, bench.held(1.0, random)
+    held = bench.held(workflow.p, random)
+    if held.right is None:
+        return min(good, wrong, key=lambda one: bench.drawn(one).action), held
+    return good if held.right else wrong, held
 
 
 def cell(

@@ -71,9 +71,11 @@ class Scene:
     places: dict[str, int] = field(default_factory=dict)
     sessions: int = 0
     tokens: int = 0
+    shared: int = 0
+    charged: int = 0  # shared tokens of all workflows so far
 
     def begin(self, workflow: Workflow) -> None:
-        self.workflow, self.places, self.sessions, self.tokens = workflow, {}, 0, 0
+        self.workflow, self.places, self.sessions, self.tokens, self.shared = workflow, {}, 0, 0, 0
 
     def judge(self) -> None:
         """The verifier looks at the places and leaves its word where the postcondition finds it."""
@@ -125,7 +127,12 @@ class StochasticPlanner:
     def request(self, view: View) -> Request | None:
         tokens = prompt_tokens(len(view.taken))
         return Request(
-            model=MODEL, prompt_tokens=tokens, completion_cap=ANSWER_TOKENS, usd_max=0.0, body={"step": view.step}
+            model=MODEL,
+            prompt_tokens=tokens,
+            completion_cap=ANSWER_TOKENS * view.draws,
+            usd_max=0.0,
+            body={"step": view.step},
+            draws=view.draws,
         )
 
     async def propose(self, view: View, request: Request | None, seconds_max: float) -> Reply:
@@ -135,12 +142,14 @@ class StochasticPlanner:
         assert scene.workflow is not None
         for taken in view.taken:
             step = scene.workflow.position_after(step, taken.proposal)
-        move = scene.workflow.draw(step, scene.random)
-        if isinstance(move, Finish):
+        moves = [scene.workflow.draw(step, scene.random) for _ in range(request.draws)]
+        if any(isinstance(move, Finish) for move in moves):
             scene.judge()
-        usage = Usage(input_tokens=request.prompt_tokens, output_tokens=ANSWER_TOKENS)
-        scene.tokens += request.prompt_tokens + ANSWER_TOKENS
-        return Reply(move=move, usage=usage)
+        answers = ANSWER_TOKENS * request.draws
+        scene.tokens += request.prompt_tokens * request.draws + answers
+        scene.shared += request.prompt_tokens + answers
+        usage = Usage(input_tokens=request.prompt_tokens, output_tokens=answers)
+        return Reply(move=moves[0], others=moves[1:], usage=usage)
 
 
 def furnish(row: Row, steps: int, directory: Path) -> None:
@@ -170,8 +179,11 @@ async def opened(directory: Path, scene: Scene) -> AsyncIterator[Runtime]:
 
 
 async def run(runtime: Runtime, scene: Scene, workflow: Workflow) -> Outcome:
-    """One workflow as a manual session with the task's retries."""
+    """One workflow as a manual session with the task's retries. What the circuit breaker stops a person lets go on: the cells in
+    memory know of one workflow at a time, and so of no breaker."""
     scene.begin(workflow)
+    if projections.paused(runtime.ledger.reader, TASK) is not None:
+        operations.resume(runtime.ledger, 0, task=TASK)
     slot = operations.ask_for_session(runtime.ledger, runtime.now(), 0, task=TASK)
     row = projections.slot(runtime.ledger.reader, slot)
     assert row is not None
@@ -180,7 +192,9 @@ async def run(runtime: Runtime, scene: Scene, workflow: Workflow) -> Outcome:
     assert not ending.reason.startswith("defect"), ending.reason
     green = ending.status in ("succeeded", "unverified")
     told = scene.sessions - green
-    return Outcome(green=green, right=workflow.is_right(scene.places), escalations=told, tokens=scene.tokens)
+    scene.charged += scene.shared
+    right = workflow.is_right(scene.places)
+    return Outcome(green=green, right=right, escalations=told, tokens=scene.tokens, shared=scene.shared)
 
 
 async def _cell(row: Row, steps: int, p: float, workflows: int, seed: int, directory: Path) -> Cell:
@@ -196,6 +210,8 @@ async def _cell(row: Row, steps: int, p: float, workflows: int, seed: int, direc
     async with opened(directory, scene) as runtime:
         for number in range(workflows):
             result.add(await run(runtime, scene, Workflow.drawn(number, steps, p, random, correlated=False)))
+        charged = sum(event.body["charged_tokens"] for event in runtime.ledger.reader.events(types=("model.replied",)))
+        assert charged == scene.charged, "the ledger charged other tokens than the planner gave out"
     shutil.rmtree(directory, ignore_errors=True)
     return result
 

@@ -155,7 +155,9 @@ class Cell:
     proven: int = 0  # Perdure (or the bare loop) calls it done, and it is right
     silent: int = 0  # called done, and it is wrong
     escalations: int = 0  # questions, and failed sessions that a person is told of
-    tokens: int = 0
+    tokens: int = 0  # each draw a call of its own
+    shared: int = 0  # the draws that are asked for at once in one call, as with `answers_per_call`
+    squares: tuple[int, int] = (0, 0)  # sums of squares of escalations and shared tokens: for their sampling errors
 
     def add(self, outcome: Outcome) -> None:
         self.workflows += 1
@@ -163,6 +165,9 @@ class Cell:
         self.silent += outcome.green and not outcome.right
         self.escalations += outcome.escalations
         self.tokens += outcome.tokens
+        self.shared += outcome.shared
+        asked, tokens = self.squares
+        self.squares = asked + outcome.escalations**2, tokens + outcome.shared**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +178,4 @@ class Outcome:
     right: bool
     escalations: int
     tokens: int
+    shared: int
