@@ -101,6 +101,7 @@ def main() -> int:
     shown = Shown(every=5)
     try:
         report = soak(given.seed, given.days, directory.resolve(), shown)
+        seconds, processor = time.monotonic() - started, time.process_time() - processor
         same = None
         if given.again:
             shown.over()
@@ -110,7 +111,6 @@ def main() -> int:
         print(f"FAILED: {failed}", file=sys.stderr)
         return 1
     shown.over()
-    seconds, processor = time.monotonic() - started, time.process_time() - processor
     if given.json:
         print(json.dumps({**report.__dict__, "seconds": round(seconds, 1)}))
         return 0

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,12 @@ def simulate(directory: Path, hash_seed: str, days: int) -> dict:
 
 def test_every_invariant_holds_through_a_week_of_faults_and_the_same_seed_makes_the_same_ledger(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
-    place = memory / f"perdure-{tmp_path.name}-{os.getpid()}" if memory.is_dir() else tmp_path / "workspace"
-    report = simulate(place, "1", 8)
+    with tempfile.TemporaryDirectory(prefix="perdure-", dir=memory if memory.is_dir() else tmp_path) as directory:
+        report = simulate(Path(directory) / "workspace", "1", 8)
+        again = simulate(Path(directory) / "workspace", "2", 8)
     assert report["lives"] > 4, "nothing crashed"
     assert report["sessions"] > 60
     assert report["effects"] > 60
-    again = simulate(place, "2", 8)
     assert again["hash"] == report["hash"]
 
 
