@@ -139,17 +139,17 @@ def _say(agent, layer: str, result: Result, seconds: float) -> None:
 
 
 def _controls(controls: list, results: dict[str, dict[str, Result]]) -> str:
-    """Which wrong way each layer caught, as a table."""
+    """Which wrong way each layer caught, as a table: broken promises in so many tries."""
     layers = ("kill", "power", "tamper", "cut")
     lines = [f"{'wrong on purpose':<30}" + "".join(f"{layer:>18}" for layer in layers) + "  must be caught by"]
     for agent in controls:
         cells = []
         for layer in layers:
             result = results[agent.__name__].get(layer)
-            tried = "" if result is None or not result.tried else f"{len(result.failures):,} of {result.tried:,}"
+            tried = "" if result is None or not result.tried else f"{len(result.failures):,} in {result.tried:,}"
             cells.append(f"{tried or '-':>18}")
         lines.append(f"{agent.__name__:<30}" + "".join(cells) + f"  {agent.caught_by}")
-    return "\n".join(lines) if controls else ""
+    return "\n".join(["Broken promises in so many tries:", *lines]) if controls else ""
 
 
 def kill(agent, options: argparse.Namespace, progress: Progress) -> Result:
