@@ -177,7 +177,7 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
     known = {row.task: row for row in projections.tasks(ledger.reader) if row.removed_at is None}
     for task in loaded.tasks.values():
         row = known.pop(task.name, None)
-        if row is None or row.digest != task.digest or _zone_told(ledger, task.name) != task.timezone:
+        if row is None or row.digest != task.digest or row.timezone != task.timezone:
             drafts.append(
                 TaskLoaded(
                     task=task.name,
@@ -189,13 +189,6 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
             )
     drafts += [TaskRemoved(task=name) for name in known]
     return drafts
-
-
-def _zone_told(ledger: Ledger, task: str) -> str | None:
-    """The time zone with which the ledger last saw the task in force: the workspace's may change while the file stays."""
-    for event in ledger.reader.events(types=("task.loaded",), task=task, newest_first=True, limit=1):
-        return str(event.body["timezone"]) if "timezone" in event.body else None
-    return None
 
 
 def workspace_caps(config: Config, ledger: Ledger, clock: Clock) -> Caps:

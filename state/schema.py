@@ -79,6 +79,7 @@ CREATE TABLE tasks (
     first_loaded INTEGER NOT NULL,
     loaded_at INTEGER NOT NULL,
     schedule_since INTEGER NOT NULL,
+    timezone TEXT,
     removed_at INTEGER
 ) STRICT, WITHOUT ROWID;
 

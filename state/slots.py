@@ -13,7 +13,8 @@ from perdure.state.schema import Executor
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task as last loaded. `schedule_since` is when its present schedule was first loaded (microseconds UTC)."""
+    """A task as last loaded. `schedule_since` is when its present schedule was first loaded (microseconds UTC); `timezone`
+    the zone that its memory tells days in (None: UTC)."""
 
     task: str
     digest: str
@@ -21,6 +22,7 @@ class TaskRow:
     first_loaded: int
     loaded_at: int
     schedule_since: int
+    timezone: str | None
     removed_at: int | None
 
 
@@ -117,10 +119,10 @@ def task_loaded(db: Executor, event: Event) -> None:
     body = event.body
     schedule = body.get("schedule")
     db.execute(
-        "INSERT INTO tasks VALUES (?1, ?2, ?3, ?4, ?4, ?4, NULL) ON CONFLICT (task) DO UPDATE SET digest = ?2, loaded_at = ?4,"
+        "INSERT INTO tasks VALUES (?1, ?2, ?3, ?4, ?4, ?4, ?5, NULL) ON CONFLICT (task) DO UPDATE SET digest = ?2, loaded_at = ?4,"
         " schedule_since = CASE WHEN schedule IS ?3 AND removed_at IS NULL THEN schedule_since ELSE ?4 END,"
-        " schedule = ?3, removed_at = NULL",
-        (body["task"], body["digest"], schedule, event.at),
+        " schedule = ?3, timezone = ?5, removed_at = NULL",
+        (body["task"], body["digest"], schedule, event.at, body.get("timezone")),
     )
 
 
