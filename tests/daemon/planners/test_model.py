@@ -433,3 +433,21 @@ def test_named_provider_is_spoken_to_in_its_own_format(server, planner, view, mo
     assert reply.move.args == {"path": "a"}
     assert reply.usage == Usage(input_tokens=300, output_tokens=20)
     assert KEY in json.dumps(server.headers_seen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned", "factor"),
+    [
+        ({"name": "claude-sonnet-4-5"}, None, 1.30),
+        ({"name": "claude-sonnet-4-5"}, 1.1, 1.30),  # learned in a better hour, or by an older Perdure
+        ({"name": "claude-sonnet-4-5"}, 1.6, 1.6),
+        ({"name": "gpt-5"}, None, 1.05),
+        ({"name": "who-knows"}, None, 1.35),
+        ({"name": "who-knows", "factor": 1.0}, None, 1.0),  # the operator knows better
+    ],
+)
+def test_the_factor_is_never_below_what_is_safe_for_the_family(task_from, tmp_path, settings, learned, factor):
+    values = {"base_url": "http://127.0.0.1:9/v1", "prices": FREE, **settings}
+    config = ModelConfig.model_validate(values, context={"workspace": tmp_path})
+    factors = None if learned is None else {f"openai-compatible:{settings['name']}": learned}
+    assert ModelPlanner(config, task_from(TASK), factors=factors).factor == factor
