@@ -45,10 +45,17 @@ class Question:
         self.vocabulary = vocabulary
         self.written = written
         self.standing: Any = None  # the rules that are about it, once they have been looked for
+        self._activation: Any = None
+        self._reach: Reach | None = None
 
-    @cached_property
+    @property
     def activation(self) -> Any:
         """What conditions see, or in words why they cannot be evaluated."""
+        if self._activation is None:  # kept by hand: cached_property takes a lock, which costs as much as a rule
+            self._activation = self._activated()
+        return self._activation
+
+    def _activated(self) -> Any:
         if self.vocabulary is None:
             return "the tool was not known when the policies were loaded"
         try:
@@ -68,9 +75,14 @@ class Question:
         """Whether the caller chose what is run."""
         return self.vocabulary is None or self.vocabulary.signature.takes_command
 
-    @cached_property
+    @property
     def reach(self) -> Reach:
         """Every path that the action names; of a command that the caller chose, every file of it too."""
+        if self._reach is None:
+            self._reach = self._reached()
+        return self._reach
+
+    def _reached(self) -> Reach:
         action = self.action
         paths = [path for paths in action.paths.values() for path in paths]
         trees: list[str] = []
