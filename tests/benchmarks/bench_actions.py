@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench_actions [--events 1000 100000 1000000] [--seconds 3] [--directory DIR] [--profile] [--json]
 
-Against the floor of two bare durable commits, in rounds that alternate on the same disk; at several sizes of the ledger; 32
-sessions at once; how long `perdure run` takes to be ready after a kill; and the same work in DBOS, LangGraph and durabl where
-`make crash-peers` has installed them. The journal alone and `verify` are in bench_ledger. Nothing here passes or fails.
+Against the floor of two bare durable commits, in rounds that alternate on the same disk; at several sizes of the ledger, grown as
+sessions leave it; 32 sessions at once; how long `perdure run` takes to be ready after a kill; and the same work in DBOS,
+LangGraph and durabl where `make crash-peers` has installed them. The journal alone and `verify` are in bench_ledger. Nothing here
+passes or fails.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Workplace:
 
     def _session(self, number: int) -> Steps:
         session, task = self.runtime.identifiers.new(), f"work{number}"
-        slot = f"{task}/manual/1"
+        due = self.clock.now() + number
+        slot = f"{task}/manual/{due}"
         self.runtime.ledger.commit(
             e.SlotOpened(slot=slot, task=task, kind="manual", due=1),
             e.SessionOpened(
@@ -132,33 +134,52 @@ class Workplace:
         assert taken.status == "succeeded", taken
 
     def grow(self, events: int, days: float) -> None:
-        """Add actions, a hundred to a commit and spread over so many days, until there are this many events; then let two
-        quiet days pass, so that the windows of an hour and a day hold what is measured and nothing else."""
-        ledger, session = self.runtime.ledger, self.sessions[0].session
+        """Add sessions of ten actions, ten to a commit and spread over so many days, until there are this many events; then let
+        two quiet days pass, so that the windows of an hour and a day hold what is measured and nothing else."""
+        ledger = self.runtime.ledger
         whole, began = events - ledger.head.seq, self.clock.behind
-        decided = {"decision": "auto", "reason": "rule reports", "policies": self.runtime.policies.digest}
-        rules = [{"name": "reports", "file": "policies/all.yaml", "line": 4, "decide": "auto"}]
         while (missing := events - ledger.head.seq) > 0:
             self.clock.behind = began - int(days * DAY) * (whole - missing) // whole
-            batch: list[e.Draft] = []
-            for _ in range(min(100, missing // 4 + 1)):
-                whom = {"action": self.runtime.identifiers.new(), "session": session, "task": "work0"}
-                what = {"tool": "write_file", "effect": "idempotent", "digest": "sha256:" + "0" * 64}
-                args = {
-                    "args": {"path": "reports/a.md", "text": "hello " * 20},
-                    "provenance": {"path": ["instruction"]},
-                }
-                outcome = {"result": {"bytes": 120}, "error": None, "truncated": False}
-                batch += [
-                    e.ActionProposed(**whom, **what, step=1, confidence=1.0, key="steps[0]", payload=args),
-                    e.ActionDecided(**whom, **decided, rules=rules),
-                    e.ActionIntended(**whom, **what, attempt=1),
-                    e.ActionEnded(
-                        **whom, tool="write_file", attempt=1, status="succeeded", duration_us=9, payload=outcome
-                    ),
-                ]
-            ledger.commit(*batch)
+            sessions = min(10, missing // 44 + 1)
+            ledger.commit(*(draft for _ in range(sessions) for draft in self._past_session()))
         self.clock.behind = began - int((days + 2) * DAY)
+
+    def _past_session(self) -> list[e.Draft]:
+        session, task = self.runtime.identifiers.new(), "past"
+        slot, due = f"past/manual/{session}", self.clock.now()
+        policies = self.runtime.policies.digest
+        drafts: list[e.Draft] = [
+            e.SlotOpened(slot=slot, task=task, kind="manual", due=due),
+            e.SessionOpened(
+                session=session,
+                task=task,
+                slot=slot,
+                planner="playbook",
+                bounds={"steps": 10},
+                task_digest="d",
+                policies=policies,
+                fence=self.runtime.ledger.fence,
+            ),
+        ]
+        decided = {"decision": "auto", "reason": "rule reports", "policies": policies}
+        rules = [{"name": "reports", "file": "policies/all.yaml", "line": 4, "decide": "auto"}]
+        for step in range(1, 11):
+            whom = {"action": self.runtime.identifiers.new(), "session": session, "task": task}
+            what = {"tool": "write_file", "effect": "idempotent", "digest": "sha256:" + "0" * 64}
+            args = {"args": {"path": "reports/a.md", "text": "hello " * 20}, "provenance": {"path": ["instruction"]}}
+            outcome = {"result": {"bytes": 120}, "error": None, "truncated": False}
+            drafts += [
+                e.ActionProposed(**whom, **what, step=step, confidence=1.0, key=f"steps[{step}]", payload=args),
+                e.ActionDecided(**whom, **decided, rules=rules),
+                e.ActionIntended(**whom, **what, attempt=1),
+                e.ActionEnded(**whom, tool="write_file", attempt=1, status="succeeded", duration_us=9, payload=outcome),
+            ]
+        used = {"steps": 10, "tokens": 0, "cost_usd": 0.0, "duration_us": 9}
+        drafts += [
+            e.SessionClosed(session=session, task=task, slot=slot, status="unverified", reason="finished", **used),
+            e.SlotClosed(slot=slot, task=task, kind="manual", due=due, outcome="ran", session=session),
+        ]
+        return drafts
 
 
 async def alternate(floor: Floor, work: Workplace, seconds: float) -> tuple[float, float, float]:
