@@ -195,7 +195,7 @@ class Session:
             prepared, obligations = self.steps.look(self.budget.steps_used + 1, move)
         except Rejected:
             return None
-        return canonical_action(prepared), obligations
+        return canonical_action(prepared, texts=obligations.votes_texts), obligations
 
     async def _may_finish(self, vote: Ballot | None) -> bool:
         """Whether the session ends here. A vote about the end that nobody won is told to the planner like a malformed move."""

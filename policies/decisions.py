@@ -334,6 +334,7 @@ def strictest(rules: Sequence[Rule], hits: Sequence[RuleHit]) -> Obligations:
     return Obligations(
         votes_ahead_by=ahead,
         votes_max=max(min((one.votes_max for one in votes), default=0), ahead),
+        votes_texts=any(one.votes_texts for one in votes),
         confidence=max((one.confidence for one in asked), default=0.0),
         session_confidence=max((one.session_confidence for one in asked), default=0.0),
         max_per_hour=min(limits, default=None),

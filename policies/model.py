@@ -100,6 +100,7 @@ class Obligations:
 
     votes_ahead_by: int = 0
     votes_max: int = 0
+    votes_texts: bool = False  # free text counts, too: who writes something else votes for something else
     confidence: float = 0.0
     session_confidence: float = 0.0
     max_per_hour: int | None = None

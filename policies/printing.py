@@ -92,7 +92,8 @@ def _pattern(pattern: ArgumentPattern) -> Any:
 def _require(require: Require) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if require.votes_ahead_by:
-        data["votes"] = {"ahead_by": require.votes_ahead_by, "max": require.votes_max}
+        texts = {"texts": True} if require.votes_texts else {}
+        data["votes"] = {"ahead_by": require.votes_ahead_by, "max": require.votes_max, **texts}
     if require.confidence:
         data["confidence"] = require.confidence
     if require.session_confidence:

@@ -289,11 +289,13 @@ class _Reader(NodeReader):
             return None
         if not inner.entries:
             self.complaints.add(inner.place, "an empty `require`", f"at least one of {or_words(REQUIRE_KEYS)}")
-        votes = self.optional_table(inner, "votes", "`votes: {ahead_by: 3, max: 15}`", ("ahead_by", "max"))
+        votes = self.optional_table(inner, "votes", "`votes: {ahead_by: 3, max: 15}`", ("ahead_by", "max", "texts"))
         ahead = most = 0
+        texts = False
         if votes is not None:
             ahead = self.number(votes, "ahead_by", 1, 100, required=True)
             most = self.number(votes, "max", 1, 1_000, required=True)
+            texts = self.boolean(votes, "texts")
             if ahead and most and most < ahead:
                 self.complaints.add(
                     votes.keys["max"], f"at most {most} votes", f"at least {ahead}, or it can never be {ahead} ahead"
@@ -302,6 +304,7 @@ class _Reader(NodeReader):
         return Require(
             votes_ahead_by=ahead,
             votes_max=most,
+            votes_texts=texts,
             confidence=self.share(inner, "confidence"),
             session_confidence=self.share(inner, "session_confidence"),
             max_per_hour=per_hour,

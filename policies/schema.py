@@ -74,6 +74,7 @@ def _rule() -> dict[str, Any]:
         {
             "ahead_by": {"type": "integer", "minimum": 1, "maximum": 100},
             "max": {"type": "integer", "minimum": 1, "maximum": 1000},
+            "texts": {"type": "boolean", "description": "Free text is compared, too: a file's contents, a message"},
         },
         required=["ahead_by", "max"],
     )

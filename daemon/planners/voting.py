@@ -40,13 +40,13 @@ class Standing:
     flagged: int
 
 
-def canonical_action(prepared: Prepared) -> str:
+def canonical_action(prepared: Prepared, *, texts: bool = False) -> str:
     """The action as votes compare it: same tool, and arguments that mean the same. Paths are those they lead to, numbers are
-    compared by value, runs of white space count as one space, and arguments declared as free text are left out."""
+    compared by value, runs of white space count as one space, and arguments declared as free text are left out unless `texts`."""
     spec = prepared.spec
     args: dict[str, JSON] = {}
     for name, value in prepared.args.items():
-        if name in spec.free_text:
+        if name in spec.free_text and not texts:
             continue
         resolved = prepared.paths.get(name)
         args[name] = list(resolved) if resolved else _meaning(value)

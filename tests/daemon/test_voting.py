@@ -105,6 +105,19 @@ async def test_without_a_winner_a_person_sees_the_candidates_and_nothing_is_done
         assert not events(runtime, "action.intended")
 
 
+@pytest.mark.parametrize("texts", [True, False])
+async def test_a_files_contents_are_voted_about_where_the_rule_says_so(stage: Stage, texts: bool) -> None:
+    if texts:
+        stage.write("policies/policy.yaml", VOTES.replace("max: 7}", "max: 7, texts: true}"))
+    other = [write("right.md", "y"), *(write("right.md", "x") for _ in range(6))]
+    async with stage.runtime() as runtime:
+        plan(runtime, drawn("right.md", *other))
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        (vote,) = events(runtime, "vote.held")
+        assert (vote.body["draws"], vote.body["won"]) == ((4, True) if texts else (2, True))
+    assert (stage.directory / "right.md").read_text().strip() == "x"
+
+
 async def test_draws_that_are_no_proposals_count_for_nothing(stage: Stage) -> None:
     outside = write("../elsewhere.md")
     lie = write("right.md", says="I wrote reports/other.md already.")
