@@ -120,3 +120,28 @@ def test_status_says_that_memory_has_stopped_and_resume_lets_it_go_on(answered):
     assert list(answered.json("status")["memory_stopped"]) == ["model-summaries"]  # the receipts go on saying so
     answered.json("memory", "resume")
     assert answered.json("status")["memory_stopped"] == {}
+
+
+def test_the_page_of_a_session_shows_what_the_model_summarised_and_what_it_did_not(parked, story):
+    parked.write(
+        [
+            (
+                e.SummaryMade(
+                    session=story.FIRST, task=story.TASK, summary="day/2026-11-21/log-triage", call="C1", model="m:x",
+                    tokens_before=900, tokens_after=120, untrusted=True, payload={"text": "## Done", "covers": ["r9"]},
+                ),
+                e.SummaryRefused(
+                    session=story.FIRST, task=story.TASK, summary="week/2026-11-16/log-triage", call="C2", reason="checks",
+                    payload={"why": ["headings are missing: Open"]},
+                ),
+            )
+        ]
+    )  # fmt: skip
+    page = parked.text("ledger", "show")
+    assert "day/2026-11-21/log-triage by m:x, of untrusted text too" in page
+    assert "not by the model (checks)" in page
+    assert "headings are missing: Open" in page
+    assert [each["kept"] for each in parked.json("ledger", "show")["model_summaries"]] == [True, False]
+    tail = parked.text("ledger", "tail")
+    assert "900 → 120 tokens" in tail
+    assert "the extractive one stays" in tail
