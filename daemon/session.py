@@ -168,7 +168,7 @@ class Session:
                     await self._reject(move.reason, move.detail)
                 case Proposal():
                     if self.budget.steps_left < 1:
-                        await self._reject("no-steps-left", "the bound on steps is reached", final=False)
+                        await self._reject("no-steps-left", "the bound on steps is reached", counted=True, final=False)
                         raise Ended("limited", f"all {self.task.bounds.steps} steps are used")
                     await self._take(move, vote)
 

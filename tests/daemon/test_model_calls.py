@@ -275,3 +275,14 @@ async def test_a_fallback_that_cannot_even_be_asked_is_settled_as_a_call_that_co
         assert (replied.body["charged_tokens"], replied.body["charged_usd"]) == (0, 0)
         assert "NO_SUCH_KEY" in runtime.ledger.reader.payload(replied.seq)["error"]
         assert events(runtime, "session.closed")[-1].body["tokens"] == 0
+
+
+async def test_what_is_proposed_beyond_the_bound_on_steps_is_no_step(stage: Stage) -> None:
+    async with stage.runtime() as runtime:
+        plan(runtime, lambda view: write(f"{len(view.taken)}.md"))
+        ending = await stage.run(runtime, "report")
+        assert (ending.status, ending.reason) == ("limited", "all 4 steps are used")
+        assert events(runtime, "session.closed")[-1].body["steps"] == 4
+        assert len(events(runtime, "action.intended")) == 4
+        (rejected,) = events(runtime, "step.rejected")
+        assert (rejected.body["reason"], rejected.body["step"]) == ("no-steps-left", 4)
