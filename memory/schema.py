@@ -112,3 +112,22 @@ def m004_no_places(database: Database) -> None:
         "DROP TABLE vocabulary",
     ):
         database.execute(statement)
+
+
+@migrations()
+def m005_unembedded(database: Database) -> None:
+    """Which records lack a vector, kept up by the database itself: looking for them costs what there is to do, not the history."""
+    for statement in (
+        "CREATE TABLE unembedded (seq INTEGER NOT NULL, record TEXT NOT NULL, PRIMARY KEY (seq, record)) WITHOUT ROWID",
+        "INSERT INTO unembedded (seq, record) SELECT seq, id FROM records"
+        " WHERE NOT cold AND id NOT IN (SELECT record FROM vectors)",
+        "CREATE TRIGGER unembedded_added AFTER INSERT ON records WHEN NOT new.cold BEGIN"
+        " INSERT INTO unembedded (seq, record) VALUES (new.seq, new.id); END",
+        "CREATE TRIGGER unembedded_removed AFTER DELETE ON records BEGIN"
+        " DELETE FROM unembedded WHERE seq = old.seq AND record = old.id; END",
+        "CREATE TRIGGER unembedded_cooled AFTER UPDATE OF cold ON records WHEN new.cold BEGIN"
+        " DELETE FROM unembedded WHERE seq = old.seq AND record = old.id; END",
+        "CREATE TRIGGER unembedded_done AFTER INSERT ON vectors BEGIN"
+        " DELETE FROM unembedded WHERE record = new.record AND seq = (SELECT seq FROM records WHERE id = new.record); END",
+    ):
+        database.execute(statement)

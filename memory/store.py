@@ -219,8 +219,7 @@ class Store(SummaryRows, PassRows):
     def without_vector(self, limit: int) -> list[tuple[str, str]]:
         """Ids and texts of records that have no vector yet, newest first."""
         rows = self._db.execute(
-            "SELECT id, text FROM records WHERE NOT cold AND NOT EXISTS (SELECT 1 FROM vectors WHERE record = id)"
-            " ORDER BY seq DESC LIMIT ?",
+            "SELECT id, text FROM unembedded JOIN records ON id = record ORDER BY unembedded.seq DESC LIMIT ?",
             (limit,),
         )
         return [(str(id), str(text)) for id, text in rows]

@@ -120,6 +120,38 @@ def test_columns_kept_in_step_are_those_that_are_read_anew(store, seed):
     assert as_seen(kept)["ids"] == there
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_lacks_a_vector_is_known_without_a_look_at_every_record(store, seed):
+    chance = random.Random(seed)
+    for seq in range(1, 120):
+        match chance.choice(["add", "add", "vectors", "remove", "cool", "rolled back"]):
+            case "add":
+                add(store, record(seq, f"word{seq}", days_ago=chance.choice([0, 200])))
+                add(store, record(seq, "again, which changes nothing"))
+            case "vectors":
+                some = [id for id, _ in store.without_vector(3)]
+                with store.transaction():
+                    store.add_vectors(some, [unit(seq).tobytes()] * len(some))
+            case "remove":
+                with store.transaction():
+                    store.remove_records([f"r{chance.randrange(1, seq + 1)}"])
+            case "cool":
+                with store.transaction():
+                    store.cool(us(NOW - timedelta(days=100)), 2)
+            case "rolled back":
+                with pytest.raises(KeyError):
+                    remove_and_fail(store, [f"r{number}" for number in range(1, seq)])
+    lacking = "SELECT id FROM records WHERE NOT cold AND id NOT IN (SELECT record FROM vectors) ORDER BY seq DESC"
+    assert [id for id, _ in store.without_vector(1000)] == [id for (id,) in store.query(lacking)]
+    statements: list[str] = []
+    store._db.set_trace_callback(statements.append)
+    store.without_vector(5)
+    store._db.set_trace_callback(None)
+    plan = [row[3] for row in store.query(f"EXPLAIN QUERY PLAN {statements[0]}")]
+    assert plan[0].startswith("SCAN unembedded")
+    assert all("SCAN" not in step and "TEMP" not in step for step in plan[1:])
+
+
 def test_the_vectors_in_memory_find_what_the_exact_ones_find(store):
     add(store, *(record(seq, "x") for seq in range(1, 301)))
     vectors = np.stack([unit(seq) for seq in range(1, 301)])
