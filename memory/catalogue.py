@@ -20,6 +20,7 @@ Rows: TypeAlias = NDArray[np.int64]  # places in the catalogue, not SQLite's
 NONE = -1
 BLOCK = 1_024  # vectors converted at once; they stay in the processor's cache
 READ_AT_ONCE = 5_000
+DEAD_MIN = 1_000  # places of what is gone; when they outnumber the others as well, all is read anew
 SPARE = 1.25  # room for growth, so that adding is not copying
 
 
@@ -57,6 +58,11 @@ class Catalogue:
         return len(self._sessions)
 
     @property
+    def living(self) -> int:
+        """How many of the records are still there."""
+        return int(np.count_nonzero(self.alive[: self.count]))
+
+    @property
     def size_bytes(self) -> int:
         """What the columns take."""
         return sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
@@ -71,6 +77,8 @@ class Catalogue:
         elif removed:
             self._remove(removed)
             self.common_terms.clear()
+            if self.count - self.living > max(DEAD_MIN, self.living):
+                self._clear()
         sql = (
             "SELECT rowid, at, tokens, task, session, speaker, substr(text, 1, ?) FROM records"
             " WHERE rowid > ? AND NOT cold ORDER BY rowid"
@@ -80,7 +88,7 @@ class Catalogue:
             self._add(rows)
         sql = (
             "SELECT vectors.place, records.rowid, vector FROM vectors JOIN records ON id = record WHERE vectors.place > ?"
-            " ORDER BY vectors.place"
+            " AND NOT cold ORDER BY vectors.place"
         )
         cursor = self.store.query(sql, (self._last_vector,))
         while rows := cursor.fetchmany(READ_AT_ONCE):
@@ -111,7 +119,14 @@ class Catalogue:
         self.count = end
 
     def _add_vectors(self, rows: Sequence[Any]) -> None:
-        places = np.searchsorted(self._rowid[: self.count], [row[1] for row in rows])
+        if not self.count:
+            return
+        rowids = np.array([row[1] for row in rows], dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._rowid[: self.count], rowids), self.count - 1)
+        known = self._rowid[places] == rowids  # who reads beside a daemon may meet a vector before its record
+        rows, places = [row for row, there in zip(rows, known, strict=True) if there], places[known]
+        if not rows:
+            return
         if len(self._matrix) < len(self._rowid):
             self._matrix = _grown(self._matrix, len(self._rowid))
         exact = np.stack([whole(row[2]) for row in rows])
@@ -174,9 +189,7 @@ class Catalogue:
             block[: end - start] = self._matrix[start:end]
             scores[start:end] = block[: end - start] @ vector
         scores[~visible | (self._vector_place[: self.count] == 0)] = -np.inf
-        best = np.argpartition(-scores, limit)[:limit] if limit < self.count else np.arange(self.count)
-        best = best[np.isfinite(scores[best])]
-        return best[np.lexsort((-best, -scores[best]))]
+        return best_first(np.flatnonzero(np.isfinite(scores)), scores, limit)
 
     def exact(self, rows: Rows) -> tuple[Rows, list[bytes]]:
         """Those of `rows` that have vectors, and these as memory.db holds them (keys.py)."""
@@ -218,6 +231,13 @@ class Catalogue:
             chunk = values[start : start + ROWS_AT_ONCE]
             found += self.store.query(f"{select} ({', '.join('?' * len(chunk))})", chunk).fetchall()
         return found
+
+
+def best_first(rows: Rows, scores: NDArray[Any], limit: int) -> Rows:
+    """Up to `limit` of `rows`, the best first, of equals the newest."""
+    if len(rows) > limit:
+        rows = rows[scores[rows] >= -np.partition(-scores[rows], limit - 1)[limit - 1]]
+    return rows[np.lexsort((-rows, -scores[rows]))][:limit]
 
 
 def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -95,12 +95,13 @@ class Store(SummaryRows, PassRows):
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
             if self._removed_rows:
                 self._removed_rows = None
+            if self._db.in_transaction:  # on a full disk SQLite has rolled back already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -210,9 +211,9 @@ class Store(SummaryRows, PassRows):
     # -- vectors --------------------------------------------------------------------------------------------------------
 
     def add_vectors(self, ids: Sequence[str], vectors: Sequence[bytes]) -> None:
-        """Keep the vectors (keys.py) of records that are still there."""
+        """Keep the vectors (keys.py) of records that are still there, and whose text is."""
         self._db.executemany(
-            "INSERT OR REPLACE INTO vectors (record, vector) SELECT id, ? FROM records WHERE id = ?",
+            "INSERT OR REPLACE INTO vectors (record, vector) SELECT id, ? FROM records WHERE id = ? AND NOT cold",
             list(zip(vectors, ids, strict=True)),
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from perdure.memory.catalogue import Catalogue, Rows
+from perdure.memory.catalogue import Catalogue, Rows, best_first
 from perdure.memory.terms import query_terms
 
 TERMS_MAX = 12  # the rarest words of a query; an OR over all of them costs 150 ms at 100,000 records
@@ -26,20 +26,18 @@ def word_search(
     """
     score = np.zeros(catalogue.count)
     length = catalogue.length[: catalogue.count]
-    mean = max(1.0, float(length.mean())) if catalogue.count else 1.0
+    living = catalogue.living
+    mean = max(1.0, float(length[catalogue.alive[: catalogue.count]].mean())) if living else 1.0
     for term in _rarest(catalogue, query_terms(query)):
         sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?"
         found = catalogue.store.query(sql, (_expression(term), MATCHES_MAX)).fetchall()
         rows = catalogue.rows_at(np.array(found, dtype=np.int64).reshape(-1))
-        rarity = math.log1p((catalogue.count - len(rows) + 0.5) / (len(rows) + 0.5))
+        rarity = math.log1p((living - len(rows) + 0.5) / (len(rows) + 0.5))
         score[rows] += (
             rarity * (SATURATION + 1) / (1 + SATURATION * (1 - LENGTH_SHARE + LENGTH_SHARE * length[rows] / mean))
         )
     score *= visible
-    hits = np.flatnonzero(score)
-    if len(hits) > limit:
-        hits = hits[np.argpartition(-score[hits], limit)[:limit]]
-    hits = hits[np.lexsort((-hits, -score[hits]))]
+    hits = best_first(np.flatnonzero(score), score, limit)
     return hits, score[hits]
 
 
