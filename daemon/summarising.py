@@ -11,6 +11,7 @@ from perdure.daemon.planners.model import FACTOR_MARGIN, FACTOR_MAX
 from perdure.daemon.planners.moves import Finish, Malformed, Reply, Request, Usage
 from perdure.daemon.planners.prices import price_usd
 from perdure.daemon.planners.prompt import OfferedTool, Prompt, two_texts
+from perdure.errors import PerdureError
 from perdure.memory.authoring import Brief, Written
 from perdure.memory.summary_checks import HEADINGS
 
@@ -67,7 +68,8 @@ class SummaryAuthor:
         return self.source_tokens_max >= ROOM_MIN
 
     async def write(self, brief: Brief) -> Written:
-        """One call for one summary."""
+        """One call for one summary. Raises PerdureError where the model's key is missing: nothing is reserved then."""
+        providers.check_key(self._chain[0])
         prompt = two_texts(RULES, _source(brief), (_TOOL,), self._planner.factor)
         request = self._request(prompt)
         made = await self._calls.summary(request, lambda seconds: self._ask(prompt, seconds))
@@ -112,7 +114,12 @@ class SummaryAuthor:
             if self._circuits.open_until(_who(config)) is not None:
                 continue
             seconds = min(max(0.0, until - clock()), config.seconds_max)
-            reply = self._reply(config, prompt, await providers.ask(config, prompt, config.completion_tokens, seconds))
+            try:
+                outcome = await providers.ask(config, prompt, config.completion_tokens, seconds)
+            except PerdureError as error:  # it could not even begin: the session goes on with the extractive summary
+                failure = Malformed(reason="provider-failed", detail=f"{_who(config)}: {error}")
+                return Reply(move=failure, usage=nothing, raw={"error": str(error)}, failed="failed")
+            reply = self._reply(config, prompt, outcome)
             (self._circuits.failed if reply.failed else self._circuits.answered)(_who(config))
             if reply.failed is None or reply.usage is None:
                 break
