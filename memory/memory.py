@@ -21,6 +21,7 @@ from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
+from perdure.memory.since import gone, standing, tells_of
 from perdure.memory.store import WORKSPACE, MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
@@ -282,13 +283,15 @@ class Memory:
         self._catalogue.refresh()
         near = self._near(request.scope, request.query, candidates)
         recalled = self._search(request.scope, request.query, near, request.now, int(assembly.REACH * request.budget))
-        held = settle(self._store.claims(request.scope), shared=request.scope == WORKSPACE)
+        without = gone(self._store, self._reader)  # where memory could not be brought up to date
+        claims = (claim for claim in self._store.claims(request.scope) if claim.seq not in without)
+        held = settle(claims, shared=request.scope == WORKSPACE)
         material = assembly.Material(
-            standing=self._store.pins(request.scope),
-            story=story(self._store, request.scope),
+            standing=standing(self._store, self._reader, request.scope, without),
+            story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
             facts=_by_relevance(held, request.query)[:FACTS_MAX],
             superseded=frozenset(f"r{fact.id[1:]}" for fact in held if fact.standing == "superseded"),
-            recalled=recalled,
+            recalled=[each for each in recalled if each.record.seq not in without],
         )
         context = assembly.assemble(request, material)
         return replace(context, candidates=tuple(self._catalogue.ids(near.rows)), candidates_by=near.by)
@@ -313,18 +316,8 @@ class Memory:
 
     def _there_still(self, found: Sequence[Found]) -> list[Found]:
         """Without what a person forgot or erased since the last compaction: a session may be under way."""
-        gone = self._gone()
-        return [each for each in found if each.record.seq not in gone]
-
-    def _gone(self) -> set[int]:
-        """The ledger events whose records are to be removed by the next compaction."""
-        gone: set[int] = set()
-        for event in self._reader.events(after=self._store.watermark, types=("memory.forgotten", "payload.erased")):
-            if event.type == "payload.erased":
-                gone |= {event.body["erased"], *(int(id[1:]) for id in self._store.records_from(event.body["erased"]))}
-            elif (name := str(event.body["record"]))[1:].isdigit():
-                gone.add(int(name[1:]))
-        return gone
+        without = gone(self._store, self._reader)
+        return [each for each in found if each.record.seq not in without]
 
     def _search(self, scope: str, query: str, near: _Near, now: int, tokens_max: int | None = None) -> list[Found]:
         return search(
@@ -363,8 +356,8 @@ class Memory:
         return await self._in_worker(lambda: self._facts(scope, subject, attribute, current, limit))
 
     def _facts(self, scope: str, subject: str | None, attribute: str | None, current: bool, limit: int) -> list[Fact]:
-        gone = self._gone()
-        claims = (claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in gone)
+        without = gone(self._store, self._reader)
+        claims = (claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in without)
         facts = settle(claims, shared=scope == WORKSPACE)
         return [fact for fact in reversed(facts) if not current or fact.standing != "superseded"][:limit]
 

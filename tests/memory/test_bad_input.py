@@ -65,8 +65,24 @@ async def test_what_a_person_forgets_while_a_session_runs_is_not_recalled_by_it_
         )
     assert await memory.recall("triage", "kettle") == []
     assert await memory.facts("triage", "kettle") == []
+    assert "boils" not in (await memory.assemble(ask("kettle"))).text  # a session may start from memory as it is
     await memory.compact("triage", scope="triage")
     later = await memory.assemble(ask("kettle"))
     assert "boils" not in later.text
     assert later.digest != seen.digest
+    await memory.close()
+
+
+async def test_a_standing_instruction_given_or_taken_back_holds_at_once(past, ask):
+    old, erased = past.pin("Ask before noon."), past.pin("Call Ada.")
+    memory = past.memory()
+    await memory.compact("triage", scope="triage")
+    past.pin("Never on Sundays.", task="triage")
+    past.pin("For others only.", task="another")
+    past.ledger.commit(e.MemoryUnpinned(pin=old, uid=0), e.MemoryForgotten(record=erased, uid=0))
+    as_it_is = await memory.assemble(ask("x"))
+    await memory.compact("triage", scope="triage")
+    assert as_it_is.text == (await memory.assemble(ask("x"))).text
+    assert "Never on Sundays." in as_it_is.text
+    assert not any(words in as_it_is.text for words in ("noon", "Ada", "others"))
     await memory.close()
