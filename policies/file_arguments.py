@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
 from itertools import pairwise
+from string import ascii_letters
 
 from perdure.policies.operands import AWKS, NO_FILES, TAKES, Takes
 from perdure.policies.words import PIPE, Word, literal
 
 FILES_MAX = 500
+CLUSTER_MAX = 20  # letters of options in one word
 _WEB = re.compile(r"(?:https?|wss?|ssh|git|s?ftp)://", re.ASCII | re.IGNORECASE)
 _SPLITS = re.compile(r"[\s*?\[\\]")  # what a shell would take apart, or expand again, in a variable's value
 _HIDDEN_GLOB = re.compile(r"(?:^|/)\.[*?]")  # may be `..`
@@ -78,6 +80,14 @@ def files_named(name: str, words: Sequence[Word]) -> Named:
         named.files = [(replace(word, linked=False), below) for word, below in named.files]
     if name in AWKS and any(re.search(r"getline|ARGV|ARGC", word.text or "") for word in words):
         named.doubt = "awk reads files that its program names"
+    elif name == "diff":  # of a file and a directory, it reads the file of that name in there
+        starts = [word.text for word, _ in named.files if word.text]
+        inner = [
+            f"{into}/{posixpath.basename(start.rstrip('/'))}" for into in starts for start in starts if start != into
+        ]
+        named.files += [(literal(path), False) for path in inner[:FILES_MAX]]
+    elif name == "strings" and any((word.text or word.prefix).startswith("@") for word in words):
+        named.doubt = "strings reads its options from a file"
     elif name == "jq" and any(re.search(r"\b(?:import|include)\b", word.text or "") for word in words):
         named.doubt = "jq loads modules"
     elif name == "tee" or (name in {"sed", "gsed"} and _in_place(words)):
@@ -259,7 +269,10 @@ def _candidates(word: Word, *, only_operands: bool = False) -> list[Word]:
         value = text.partition("=")[2]
         return _candidates(literal(value)) if value else []
     if text.startswith("-") and not only_operands:
-        return _candidates(literal(text[2:]), only_operands=True) if len(text) > 2 else []
+        letters = len(text) - len(text[1:].lstrip(ascii_letters))  # any of them may be an option with a value behind it
+        starts = [*range(2, min(max(letters, 2), CLUSTER_MAX) + 1), *([text.index("/")] if "/" in text else [])]
+        values = [text[start:] for start in dict.fromkeys(starts) if text[start:]]
+        return [each for value in values for each in _candidates(literal(value), only_operands=True)]
     found = [text, *(part for part in re.split(r"[=:,@]", text) if part)]
     if not re.fullmatch(r"[\w.~/+-]+", text, re.ASCII) and "/" in text:
         found.append(text[text.index("/") :])

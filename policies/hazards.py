@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from perdure.policies.inline_code import awk_is_plain, sed_is_plain
 from perdure.policies.words import Word
@@ -159,7 +160,9 @@ HAZARDS: Mapping[str, Hazards] = {
         ),
     ),
     "docker": Hazards("H", ("host", "config", "context", "tlscacert", "tlscert", "tlskey")),
-    "kubectl": Hazards("", ("kubeconfig", "as", "as-group", "token", "server"), words=("-s",)),
+    "kubectl": Hazards(
+        "", ("kubeconfig", "as", "as-group", "token", "server", "cache-dir", "profile", "profile-output")
+    ),
     "make": Hazards("", ("eval",)),
     "cp": Hazards("S", ("suffix",)),
     "install": Hazards("s", ("strip-program",)),
@@ -170,6 +173,10 @@ HAZARDS: Mapping[str, Hazards] = {
     "mount": Hazards(operands_max=0),
     "crontab": Hazards("er", operands_max=0),
     "lsof": Hazards("D"),
+    "pidstat": Hazards("e"),
+    "lastlog": Hazards("CSR", ("clear", "set", "root")),
+    "rpm": Hazards("ED", ("pipe", "eval", "define", "undefine", "predefine", "macros", "load", "rcfile")),
+    **dict.fromkeys(("apt", "apt-cache", "apt-get"), Hazards("oc", ("option", "config-file"))),
     **dict.fromkeys(
         (
             "less",
@@ -194,6 +201,12 @@ HAZARDS: Mapping[str, Hazards] = {
 
 # `-o` of these lists and the like is no letter of an option cluster but of its own kind: single-dash long options.
 SINGLE_DASH_LONG = frozenset({"find", "nmap", "openssl", "ip"})
+
+
+# What goes with `systemctl --failed` where nothing but a list is asked for.
+_SHOWING = frozenset(
+    {"--failed", "--no-pager", "--no-legend", "--all", "-a", "--full", "-l", "--plain", "--quiet", "-q", "list-units"}
+)
 
 
 def doubts(name: str, words: Sequence[Word]) -> str | None:
@@ -233,6 +246,13 @@ def doubts(name: str, words: Sequence[Word]) -> str | None:
         return _ip(words)
     if name == "test" and any(word.text in {"-v", "-R"} for word in words):
         return "test -v evaluates what stands in brackets"
+    if name == "wait" and any(word.may_be_option and _letter(word, "p") for word in words):
+        return "wait -p assigns to whatever it is told"
+    if name == "kubectl" and any(re.match(r"-[ARfhiptw]*s", word.text or word.prefix) for word in words):
+        return "kubectl -s asks another server"
+    options = [word.text for word in takewhile(lambda word: word.may_be_option, words)]
+    if name == "systemctl" and "--failed" in options and not all(word.text in _SHOWING for word in words):
+        return "systemctl --failed with a command behind it"
     hazards = HAZARDS.get(name)
     return _hazard(name, hazards, words) if hazards else None
 

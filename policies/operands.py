@@ -36,7 +36,7 @@ _GREP = Takes(
     lists=("-R", "--dereference-recursive"),
     lead=1,
     led=("-e", "-f", "--regexp", "--file"),
-    below=("-r", "--recursive"),
+    below=("-r", "--recursive", "-d", "--directories"),
     default=".",
 )
 _RG = Takes(
@@ -52,7 +52,8 @@ _RG = Takes(
 _AWK = Takes("Fv", ("field-separator", "assign"), "f", lead=1, led=("-f", "--file"))
 _SED = Takes("el", ("expression", "line-length"), "f", lead=1, led=("-e", "-f", "--expression", "--file"), attached="i")
 _SORT = Takes("kSt", ("key", "buffer-size", "field-separator", "sort"), "oT", lists=("--files0-from",))
-_DIFF = Takes("UCWFIxL", ("unified", "context", "width", "exclude", "label"), "X", below=("-r", "--recursive"))
+# Of two directories diff compares what is in both.
+_DIFF = Takes("UCWFIxL", ("unified", "context", "width", "exclude", "label"), "X", below=True)
 _LS = Takes("ITw", ("ignore", "hide", "time-style", "time", "sort", "color", "format", "width"), default=".")
 _DU = Takes("dBt", ("max-depth", "block-size", "threshold", "exclude"), "X", lists=("--files0-from",), default=".")
 _LINES = ("lines", "bytes")

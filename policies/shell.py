@@ -337,7 +337,8 @@ class ScriptReader:
 
     def expansion(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
         text = source[node.start_byte : node.end_byte].decode("utf-8", "replace")
-        if re.search(r"@[A-Za-z]*\}$|:=|[^:]=|\[", text):
+        start = re.match(r"\$\{[^}:]*:(?![-=+?])(.*)\}$", text, re.DOTALL)  # `${x:3:2}`: where it begins is arithmetic
+        if re.search(r"@[A-Za-z]*\}$|:=|[^:]=|\[", text) or (start and not _ARITHMETIC_SAFE.fullmatch(start[1])):
             self.doubt("an expansion that assigns or evaluates")
         for child in node.children:
             if child.is_named:

@@ -101,7 +101,7 @@ def _variable(node: Node, source: bytes) -> str | None:
 def _unquoted(text: str) -> Word:
     """A bare word: backslashes quote; globs, braces and a leading tilde expand."""
     if text.startswith("~"):
-        plain = re.fullmatch(r"~[\w./-]*", text, re.ASCII)
+        plain = re.fullmatch(r"~(?![-\d])[\w./-]*", text, re.ASCII)  # not `~-`, where the shell was before
         return Word(None, "/", glob=text if plain else None)
     out: list[str] = []
     pattern: list[str] = []
