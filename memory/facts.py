@@ -43,13 +43,12 @@ def settle(claims: Iterable[Claim], *, shared: bool = False) -> list[Fact]:
             everywhere[key].append(claim)
         else:
             groups[claim.task, key].append(claim)
-    told = {key for _, key in groups}
+    tasks: dict[str, list[str]] = defaultdict(list)
+    for task, key in groups:
+        tasks[key].append(task)
     for key, of_all in everywhere.items():
-        if key not in told:
-            groups["", key] = []
-        for group, own in list(groups.items()):
-            if group[1] == key:
-                groups[group] = sorted([*own, *of_all], key=lambda claim: claim.seq)
+        for task in tasks.get(key, [""]):
+            groups[task, key] = sorted([*groups[task, key], *of_all], key=lambda claim: claim.seq)
     facts: dict[tuple[str, str], Fact] = {}
     for (task, _), group_claims in groups.items():
         for fact in _settle_one(group_claims):
