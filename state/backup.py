@@ -17,7 +17,7 @@ from perdure.state.anchor import NAME as ANCHOR_NAME
 from perdure.state.anchor import AnchorWriter, anchors
 from perdure.state.events import Event, LedgerOpened
 from perdure.state.ledger import Ledger
-from perdure.state.opening import connect_to_read, connect_to_write, damaged
+from perdure.state.opening import DAMAGE, connect_to_read, connect_to_write, damaged, is_older
 from perdure.state.ownership import Owner
 from perdure.state.projections import rebuild
 from perdure.state.reading import Head, LedgerReader
@@ -102,9 +102,19 @@ def _stage(file: Path, staging: Path, *, progress: Progress | None = None) -> No
             beside = file.with_name(file.name + suffix)
             if beside.exists():
                 shutil.copyfile(beside, staging / name)
+        _bring_up_to_date(staging / "ledger.db")
     except (OSError, sqlite3.Error) as error:
         hint = "Name a file or directory that `perdure backup` wrote, and check disk space"
         raise PerdureError("read", str(file), str(error), hint) from error
+
+
+def _bring_up_to_date(copy: Path) -> None:
+    """A copy that an older Perdure made is checked, and restored, with the tables of this one."""
+    with contextlib.suppress(PerdureError, *DAMAGE):  # what is wrong with it is what `verify` says
+        with contextlib.closing(connect_to_read(copy)) as connection:
+            older = is_older(connection)
+        if older:
+            connect_to_write(copy).close()
 
 
 def verify_copy(file: Path, *, progress: Progress | None = None, public_key: str | None = None) -> Report:

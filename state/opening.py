@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,9 @@ from typing import Final
 from perdure.errors import PerdureError
 from perdure.state import chain
 from perdure.state.anchor import Anchored, last_anchor
+from perdure.state.projections import rebuild
 from perdure.state.reading import LedgerReader, read_only_uri
+from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import APPLICATION_ID, PROJECTION_TABLES, SCHEMA_VERSION
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -19,11 +22,15 @@ _BUSY_SECONDS: Final = 5.0
 
 # What reading a damaged file raises; sqlite3 says of some text only that it is no UTF-8.
 DAMAGE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+OLDER_HINT: Final = "Start the daemon with this version, or run `perdure ledger rebuild`: the events stay as they are"
 RESTORE_HINT: Final = "Put a backup in its place with `perdure restore FILE`; the damaged file is kept beside it"
+
+_log = logging.getLogger(__name__)
 
 
 def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.Connection:
-    """The one connection that writes and checkpoints (WAL, synchronous=FULL). Raises PerdureError."""
+    """The one connection that writes and checkpoints (WAL, synchronous=FULL). Projections of an older Perdure are made anew
+    from the events, in one transaction. Raises PerdureError."""
     check_file(path)
     try:
         connection = sqlite3.connect(
@@ -34,6 +41,8 @@ def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.C
             check_schema(connection, path)
             set_pragmas(connection)
             check_tail(connection, path)
+            if check_projections and is_older(connection):
+                _bring_up_to_date(connection, path)
             if check_projections:
                 check_projection_tables(connection, path)
         except BaseException:
@@ -107,7 +116,7 @@ def check_file(path: Path) -> None:
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a ledger of a newer Perdure. Raises one of DAMAGE where the file is corrupt."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _schema_of(connection)
     if version > SCHEMA_VERSION:
         raise PerdureError(
             "open", str(path), f"it has schema {version} and this Perdure knows up to {SCHEMA_VERSION}",
@@ -116,6 +125,39 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"events", "payloads", "ownership"} <= tables:
         raise PerdureError("open", str(path), "its tables of events are gone", RESTORE_HINT)
+
+
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Whether the tables are those of an older Perdure. Those of the events never change, so the others can be made anew."""
+    return _schema_of(connection) < SCHEMA_VERSION
+
+
+def older_in_words(connection: sqlite3.Connection) -> str:
+    """What is the matter with the tables of an older Perdure."""
+    return f"its tables have schema {_schema_of(connection)}, an older Perdure's; this one's is {SCHEMA_VERSION}"
+
+
+def refuse_older(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse to read projections as an older Perdure made them."""
+    if is_older(connection):
+        raise PerdureError("read", str(path), older_in_words(connection), OLDER_HINT)
+
+
+def _schema_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    _log.warning("%s is of an older Perdure: its tables are made anew from the events", path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        rebuild(connection, LedgerReader(connection).events())
+    except LedgerRefused as error:
+        raise PerdureError(
+            "open", str(path), f"{error.object}: {error.cause}",
+            "The events are not sound: see what `perdure verify` says",
+        ) from error  # fmt: skip
+    connection.execute("COMMIT")
 
 
 def check_projection_tables(connection: sqlite3.Connection, path: Path) -> None:

@@ -38,7 +38,7 @@ from perdure.state.journal import (
 from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
-from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, Executor, statements
+from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, SCHEMA_VERSION, Executor, statements
 from perdure.state.sessions import (
     NOTHING_SPENT,
     CallRow,
@@ -96,7 +96,7 @@ def apply(db: Executor, event: Event) -> None:
 
 
 def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:
-    """Drop all projections and make them anew from the events, inside the caller's transaction."""
+    """Drop all projections, an older Perdure's too, and make them anew from the events, inside the caller's transaction."""
     for table in PROJECTION_TABLES:
         db.execute(f'DROP TABLE IF EXISTS "{table}"')
     for statement in statements(PROJECTIONS):
@@ -107,6 +107,7 @@ def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:
         apply(cursor, event)
         head = event.seq
     _places.rebuild(db, head)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def epoch(reader: LedgerReader) -> int:

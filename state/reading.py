@@ -41,11 +41,19 @@ class LedgerReader:
         self.connection = connection
 
     @classmethod
-    def open(cls, path: Path) -> LedgerReader:
-        """Read a ledger that another process may be writing. Raises PerdureError for what is not a readable ledger."""
-        from perdure.state.opening import connect_to_read
+    def open(cls, path: Path, *, older: bool = False) -> LedgerReader:
+        """Read a ledger that another process may be writing. Raises PerdureError for what is not a readable ledger, and for
+        one with projections of an `older` Perdure, unless the caller reads nothing in them that ever changed."""
+        from perdure.state.opening import connect_to_read, refuse_older
 
-        return cls(connect_to_read(path))
+        connection = connect_to_read(path)
+        try:
+            if not older:
+                refuse_older(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
 
     def close(self) -> None:
         """Close the connection. Only for a reader that was opened on its own."""

@@ -12,7 +12,7 @@ Executor: TypeAlias = (
 )  # a cursor that is used again saves a tenth of an action's time
 
 APPLICATION_ID: Final = 0x50445552  # "PDUR", in the file's header: tells a ledger from any other SQLite file
-SCHEMA_VERSION: Final = 1  # PRAGMA user_version, and `schema` in ledger.opened
+SCHEMA_VERSION: Final = 2  # PRAGMA user_version, and `schema` in ledger.opened; higher whenever a table below changes
 
 TRUTH: Final = """
 CREATE TABLE events (

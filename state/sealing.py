@@ -66,7 +66,7 @@ def seal(
     point leaves the directory as it was: the manifest, which comes last, names what counts. Raises PerdureError.
     """
     try:
-        with LedgerReader.open(state_dir / "ledger.db") as reader:
+        with LedgerReader.open(state_dir / "ledger.db", older=True) as reader:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _alone(directory):
                 return _sealed(reader, state_dir, directory, segment_events, progress, reseal=reseal)

@@ -15,7 +15,7 @@ from perdure.errors import PerdureError
 from perdure.state import chain, places
 from perdure.state.anchor import NAME, Anchored, anchors
 from perdure.state.events import Event
-from perdure.state.opening import DAMAGE, connect_to_read
+from perdure.state.opening import DAMAGE, OLDER_HINT, connect_to_read, is_older, older_in_words
 from perdure.state.parity import Replay, differences, schema_differences
 from perdure.state.reading import Head, LedgerReader
 
@@ -89,10 +89,12 @@ def verify(
         replay = stack.enter_context(Replay()) if parity else None
         try:
             connection.execute("BEGIN")
+            if older := is_older(connection):
+                report.add(0, "older-schema", f"{older_in_words(connection)}. {OLDER_HINT}")
             for (text,) in connection.execute("PRAGMA quick_check(20)"):
                 if text != "ok":
                     report.add(0, "corrupt", str(text))
-            for text in schema_differences(connection):
+            for text in () if older else schema_differences(connection):
                 report.add(0, "schema-changed", text)
             reader = LedgerReader(connection)
             openings = _check_chain(reader, report, replay, progress)
@@ -100,7 +102,7 @@ def verify(
             _check_anchor(reader, report, heads, openings, grave_when_missing=False)
             _check_signatures(reader, report, _last(anchors(state_dir, anchor_bytes)), public_key)
             _check_payloads(connection, report)
-            if replay is not None:
+            if replay is not None and not older:
                 for difference in differences(connection, replay.connection):
                     report.add(0, "projection-differs", f"{difference}. Mend with `perdure ledger rebuild`")
                 for seq, words in places.discrepancies(connection, report.head.seq):

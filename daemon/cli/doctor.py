@@ -183,6 +183,7 @@ def _integrity(invocation: Invocation) -> Iterator[Diagnosis]:
         report = verify(invocation.state_dir, progress=progress)
     for finding in report.findings[:10]:
         mend = {
+            "older-schema": f"start the daemon with this version, or `{invocation.command} ledger rebuild`",
             "projection-differs": f"stop the daemon, then `{invocation.command} ledger rebuild`",
             "unreadable": f"`{invocation.command} restore FILE` puts a backup in its place",
             "corrupt": f"`{invocation.command} restore FILE` puts a backup in its place",

@@ -53,7 +53,7 @@ def outside_tools_of(config: Config) -> dict[str, OutsideTool]:
     path = config.state_dir / LEDGER
     if not config.mcp or not path.exists():
         return {}
-    with LedgerReader.open(path) as reader:
+    with LedgerReader.open(path, older=True) as reader:
         return known_tools(config, reader)
 
 
