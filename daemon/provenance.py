@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from perdure.state.events import JSON
@@ -53,18 +53,25 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value and its fields came from: `sources`, but for the `fields` of `tool` that are declared trusted."""
+    """Where a value and its fields came from: `sources`, but for the `fields` of `tool` that are declared trusted. `parts` are
+    what it was put together from, by name; a field that is none of them may be a field of any."""
 
     sources: tuple[str, ...]
     tool: str = ""
     fields: tuple[Field, ...] = ()
+    parts: tuple[tuple[str, Origin], ...] = ()
 
     def of(self, used: Field) -> tuple[str, ...]:
         """The sources of one field, or of the value itself (no field)."""
+        if self.parts:
+            named = [part.of(used[1:]) for name, part in self.parts if used[:1] == (name,)]
+            return by_trust(chain(self.sources, *(named or [part.of(used) for _, part in self.parts])))
         return vouched(self.tool) if any(used[: len(field)] == field for field in self.fields) else self.sources
 
     def within(self, used: Field) -> Origin:
         """The origin of one field, its own fields included: of what `for_each` goes over."""
+        if self.parts:
+            return Origin(self.of(used))
         inner = tuple(field[len(used) :] for field in self.fields if field[: len(used)] == used)
         return Origin(self.of(used), self.tool, tuple(field for field in inner if field))
 

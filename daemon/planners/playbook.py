@@ -131,7 +131,8 @@ class _Walk:
 
     def move(self) -> Move:
         steps = self.task.steps
-        scope = _first_scope(steps, self.view)
+        saved_by = _saved_by(steps, self.view)
+        scope = _first_scope(saved_by, self.view)
         # What this session did counts over what it took over; the view's `taken` may list both.
         current = {
             taken.proposal.key: taken
@@ -160,6 +161,7 @@ class _Walk:
             if step.save is not None and (ran or step.for_each is not None):
                 self.saved[step.save] = results if step.for_each is not None else results[-1]
                 scope.values[step.save] = self.saved[step.save]
+                scope.origins[step.save] = saved_by[number - 1][1]
         return self._finish()
 
     def _instances(self, number: int, step: Step, scope: _Scope) -> Iterator[tuple[str, _Scope, str]]:
@@ -278,17 +280,24 @@ def condition(when: str) -> str:
     return hole.source if hole is not None else when
 
 
-def _first_scope(steps: Sequence[Step], view: View) -> _Scope:
-    values: dict[str, JSON] = {"last": last_variable(view.last)}
-    origins = {"last": Origin(("memory",))}
+def _saved_by(steps: Sequence[Step], view: View) -> list[tuple[str | None, Origin]]:
+    """For each step, the name that it saves its result as, and where that comes from."""
     specs = {spec.name: spec for spec in view.tools}
+    return [(step.save, origin_of_result(specs.get(step.do), step.do)) for step in steps]
+
+
+def _first_scope(saved_by: Sequence[tuple[str | None, Origin]], view: View) -> _Scope:
+    named = [(name, origin) for name, origin in saved_by if name is not None]
+    values: dict[str, JSON] = {"last": last_variable(view.last)}
+    # a name that `last` does not hold may be that of a field
+    parts = tuple((name if name in view.last else "", origin) for name, origin in named)
+    origins = {"last": Origin(("memory",), parts=parts)}
     for name in SLOT_NAMES:
         values[f"slot.{name}"] = view.slot.get(name, "")
         origins[f"slot.{name}"] = Origin(("config",))
-    for step in steps:
-        if step.save is not None:
-            values[step.save] = None
-            origins[step.save] = origin_of_result(specs.get(step.do), step.do)
+    for name, origin in named:
+        values[name] = None
+        origins[name] = origin
     return _Scope(values, origins)
 
 

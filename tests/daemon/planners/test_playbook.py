@@ -51,10 +51,39 @@ def test_provenance_names_every_source(task_from, play):
     assert found[1] == {"query": ("instruction", "config", "tool:offenders")}
     assert found[2] == {"ip": ("tool:offenders",), "n": ("tool:offenders",)}
     assert found[-1] == {
-        "title": ("memory",),
+        "title": ("memory", "tool:offenders", "tool:recall"),
         "text": ("memory", "tool:recall"),
         "both": ("instruction", "config", "tool:offenders"),
         "sum": ("instruction",),
+    }
+
+
+def test_a_name_saved_twice_has_the_source_of_the_value_that_it_holds(task_from, play):
+    task = task_from("""steps:
+  - {do: read_file, args: {path: a}, save: found}
+  - {do: notify, args: {title: "${found.text}"}}
+  - {do: count, save: found}
+  - {do: notify, args: {title: "${found.n}"}}
+""")
+    proposals, _ = play(task, {"read_file": {"text": "x"}, "count": {"n": 3}, "notify": {}})
+    assert [one.provenance["title"] for one in proposals if one.tool == "notify"] == [
+        ("tool:read_file",),
+        ("tool:count",),
+    ]
+
+
+def test_what_the_last_session_saved_comes_from_the_tool_that_returned_it(task_from, play):
+    task = task_from("""steps:
+  - {do: notify, args: {title: "${last.found.text}", text: "${last.c.n}", both: "${last.text}"}}
+  - {do: read_file, args: {path: a}, save: found}
+  - {do: count, save: c}
+""")
+    last = {"found": {"text": "x"}, "c": {"n": 3}}
+    proposals, _ = play(task, {"read_file": {"text": "x"}, "count": {"n": 3}, "notify": {}}, last=last)
+    assert proposals[0].provenance == {
+        "title": ("memory", "tool:read_file"),
+        "text": ("memory", "tool:count"),
+        "both": ("memory", "tool:count", "tool:read_file"),  # which object the field is of is not looked up
     }
 
 
