@@ -25,10 +25,12 @@ SPARE = 1.25  # room for growth, so that adding is not copying
 
 
 class Catalogue:
-    """The columns of one store. `refresh` first; the arrays hold `count` records in the order in which they were added."""
+    """The columns of one store. `refresh` first; the arrays hold `count` records in the order in which they were added. For
+    a search by words alone the vectors, most of memory.db, need not be read."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, with_vectors: bool = True) -> None:
         self.store = store
+        self._with_vectors = with_vectors
         self._clear()
 
     def _clear(self) -> None:
@@ -86,6 +88,8 @@ class Catalogue:
         cursor = self.store.query(sql, (SUBJECT_WITHIN, int(self._rowid[self.count - 1]) if self.count else 0))
         while rows := cursor.fetchmany(READ_AT_ONCE):
             self._add(rows)
+        if not self._with_vectors:
+            return
         sql = (
             "SELECT vectors.place, records.rowid, vector FROM vectors JOIN records ON id = record WHERE vectors.place > ?"
             " AND NOT cold ORDER BY vectors.place"

@@ -80,7 +80,7 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
     from perdure.memory.recall import search as recall
 
     with _store(invocation) as store:
-        catalogue = Catalogue(store)
+        catalogue = Catalogue(store, with_vectors=False)
         catalogue.refresh()
         found = recall(catalogue, _scope(task), text, vector=None, candidates=catalogue.rows([]), now=invocation.now())[
             :limit

@@ -93,3 +93,16 @@ def test_the_newest_of_many_equals_are_found(store, monkeypatch):
     monkeypatch.setattr("perdure.memory.recall.CANDIDATES", 10)
     add(store, *(record(seq, "the backup failed", session=None) for seq in range(1, 200)))
     assert found(store, "backup") == [f"r{seq}" for seq in range(199, 189, -1)]
+
+
+def test_a_search_by_words_alone_reads_no_vector(store):
+    add(store, record(1, "backup"))
+    with store.transaction():
+        store.add_vectors(["r1"], [unit(1).tobytes()])
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    catalogue = Catalogue(store, with_vectors=False)
+    catalogue.refresh()
+    assert [id for id, _ in rows_seen(store, "backup", catalogue)] == ["r1"]
+    assert asked
+    assert not any("vector" in each for each in asked)
