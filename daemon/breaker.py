@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from perdure.daemon.budget import PASSES_A_CAP
 from perdure.daemon.questions import tell
 from perdure.state import projections
 from perdure.state.canonical import digest
@@ -73,13 +74,18 @@ def same_failures(reader: LedgerReader, task: str) -> list[SessionRow]:
     for row in projections.sessions(reader, task=task, limit=SESSIONS_READ_MAX):
         if row.seq_opened <= since:
             break
-        if row.dry_run or row.slot in slots or row.status is None:
+        if row.dry_run or row.slot in slots or row.status is None or _capped(row):
             continue
         if row.status not in ("failed", "limited") or (found and shape(row.reason) != shape(found[0].reason)):
             break
         slots.add(row.slot)
         found.append(row)
     return found
+
+
+def _capped(row: SessionRow) -> bool:
+    """Whether a cap of the workspace's ended it: that is not the task's failure, and it passes."""
+    return row.status == "limited" and PASSES_A_CAP in (row.reason or "")
 
 
 def shape(reason: str | None) -> str:

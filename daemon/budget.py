@@ -20,6 +20,7 @@ Window = Literal["hour", "day", "month"]
 WINDOW_US: Mapping[Window, int] = {"hour": 3_600_000_000, "day": 86_400_000_000, "month": 30 * 86_400_000_000}
 WINDOW_WORDS: Mapping[Window, str] = {"hour": "60 minutes", "day": "24 hours", "month": "30 days"}
 WARN_AT = 0.8  # a cap that is used up this far is worth an alarm
+PASSES_A_CAP = "would pass the cap of"  # in the reason of a session that a cap of [budgets] ended, and in no other
 
 
 class Limits(Protocol):
@@ -112,12 +113,12 @@ class Caps:
             used = self._used(cap)
             if cap.tokens is not None and used.tokens + tokens > cap.tokens:
                 return (
-                    f"{tokens} tokens more would pass the cap of {cap.tokens} for {cap.words()}: "
+                    f"{tokens} tokens more {PASSES_A_CAP} {cap.tokens} for {cap.words()}: "
                     f"{used.tokens} are used or reserved"
                 )
             if cap.usd is not None and used.nano_usd + nano_usd > _nano_down(cap.usd):
                 return (
-                    f"{nano_usd / NANO:.4f} USD more would pass the cap of {cap.usd:g} USD for {cap.words()}: "
+                    f"{nano_usd / NANO:.4f} USD more {PASSES_A_CAP} {cap.usd:g} USD for {cap.words()}: "
                     f"{used.nano_usd / NANO:.4f} are used or reserved"
                 )
         tally = self._open.setdefault(task, _Tally())

@@ -221,6 +221,15 @@ async def test_caps_warn_at_80_percent_once_refuse_calls_then_slots_and_survive_
         assert (await stage.run(runtime, "report")).status == "unverified"
 
 
+async def test_a_cap_that_ends_three_sessions_running_does_not_open_the_circuit_breaker(stage: Stage) -> None:
+    stage.write("perdure.toml", CONFIG.replace("[memory]", "[budgets]\ntokens_per_day = 200\n[memory]"))
+    async with stage.runtime() as runtime:
+        plan(runtime, lambda view: Finish(says=""))
+        endings = [(await stage.run(runtime, "report")).status for _ in range(5)]
+        assert endings == ["unverified", *["limited"] * 4]
+        assert projections.paused(runtime.ledger.reader, "report") is None
+
+
 async def test_what_was_shortened_for_a_call_has_a_receipt(stage: Stage, server) -> None:
     stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
     stage.write("tasks/report.md", TASK.replace("steps: 4, context: 4000", "steps: 9, context: 2000"))
