@@ -160,6 +160,8 @@ def _text(answer: Answer) -> tuple[str | None, str]:
     if answer.cut:
         return None, "the answer was cut off at its cap of tokens"
     if not answer.calls:
+        if len(answer.text) > TEXT_CHARACTERS_MAX:
+            return None, "the answer is far too long"
         return (answer.text, "") if answer.text.strip() else (None, "the answer is empty")
     call = answer.calls[0]
     args: Any = call.args

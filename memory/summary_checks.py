@@ -17,6 +17,7 @@ CANARIES_MAX = 60  # of a period with more, the newest count
 # Words that may be names; which of them are is decided word by word, in time that grows with the text and no faster.
 _WORD = re.compile(r"[\w./-]+")
 _HEXADECIMAL = re.compile(r"[0-9a-f]{8,}")
+_HOST = re.compile(r"[\w-]{2,}(?:\.[\w-]{2,})+")
 _FILES = (".md", ".log", ".yaml", ".json", ".txt", ".toml", ".py", ".sh")
 _REFERENCE = re.compile(r"\[(r\d+)\]")
 _MARK = re.compile(r"\[r\d+\](?: \(untrusted\))?")
@@ -24,14 +25,14 @@ _MARK = re.compile(r"\[r\d+\](?: \(untrusted\))?")
 
 def identifiers(text: str) -> set[str]:
     """The names and numbers in a text that a summary may neither drop (where they matter) nor invent: what somebody could act
-    on, such as addresses, paths, file names, versions, long numbers, hexadecimal digests, host-1 and the like."""
+    on, such as addresses, hosts, paths, file names, versions, long numbers, hexadecimal digests, host-1 and the like."""
     words = {word.strip(".-_/").casefold() for word in _WORD.findall(_MARK.sub(" ", text))}
     return {word for word in words if _is_name(word)}
 
 
 def _is_name(word: str) -> bool:
     digits = sum(character.isdigit() for character in word)
-    if "/" in word or word.endswith(_FILES) or _HEXADECIMAL.fullmatch(word):
+    if "/" in word or word.endswith(_FILES) or _HEXADECIMAL.fullmatch(word) or _HOST.fullmatch(word):
         return True
     return digits >= 3 if digits == len(word) else digits > 0 and any(mark in word for mark in "-_.")
 
