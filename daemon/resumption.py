@@ -1,4 +1,4 @@
-"""Going on from an earlier session: what it had done, and what a person answered."""
+"""Going on from an earlier session: what it had done and saved, and what a person answered."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.state import projections
 
 if TYPE_CHECKING:
+    from perdure.state.events import JSON
     from perdure.state.ledger import LedgerReader
     from perdure.state.projections import ActionRow, EscalationRow, SessionRow
+
+LOOK_BACK_SESSIONS = 20  # a finished session of a playbook saves again what it did not change
 
 
 def chain(reader: LedgerReader, session: str | None) -> list[SessionRow]:
@@ -117,3 +120,17 @@ def _joined_to(reader: LedgerReader, action: ActionRow) -> ActionRow | None:
     if question is None or question.action == action.action:
         return None
     return projections.action(reader, question.action)
+
+
+def last_saved(reader: LedgerReader, task: str) -> dict[str, JSON]:
+    """What the task's last finished session saved, for `last.*`."""
+    row = projections.last_saving_session(reader, task)
+    # An older Perdure did not note which sessions saved something: where none is known to have, the latest are looked at.
+    latest = [row] if row is not None else projections.sessions(reader, task, limit=LOOK_BACK_SESSIONS)
+    for row in latest:
+        if row.seq_closed is None or row.status not in ("succeeded", "unverified"):
+            continue
+        payload = reader.payload(row.seq_closed)
+        if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict) and saved:
+            return saved
+    return {}

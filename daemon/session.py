@@ -20,7 +20,14 @@ from perdure.daemon.planners.moves import Finish, Malformed, Proposal, Taken, Vi
 from perdure.daemon.planners.voting import FINISH, Ballot, canonical_action
 from perdure.daemon.postconditions import Postconditions, failures
 from perdure.daemon.recovery import go_on_from, tell_if_given_up
-from perdure.daemon.resumption import approved_in, chain, recorded_proposal, recorded_step, recorded_steps
+from perdure.daemon.resumption import (
+    approved_in,
+    chain,
+    last_saved,
+    recorded_proposal,
+    recorded_step,
+    recorded_steps,
+)
 from perdure.daemon.settlement import REPEATABLE, settle
 from perdure.daemon.sight import see
 from perdure.daemon.steps import Parked, Rejected, Steps
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
     from perdure.daemon.tasks import Task
     from perdure.memory.context import Context
     from perdure.policies.model import Obligations
-    from perdure.state.ledger import LedgerReader
     from perdure.state.projections import EscalationRow, SlotRow
 
 LATE_AFTER_SECONDS = 60
@@ -434,12 +440,3 @@ class Session:
             session=self.id,
             rule=self.rule[:REASON_MAX] if self.rule is not None else None,
         )
-
-
-def last_saved(reader: LedgerReader, task: str) -> dict[str, JSON]:
-    """What the task's last finished session saved, for `last.*`."""
-    row = projections.last_saving_session(reader, task)
-    payload = reader.payload(row.seq_closed) if row is not None and row.seq_closed is not None else None
-    if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict):
-        return saved
-    return {}
