@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from perdure.state.projections import SlotRow
 
 CONTEXT_SHARE = 0.7  # of the bound on one call: the rest is for the session's own steps
+LAST_AMONG = 20  # sessions among which a task's last finished one is looked for, past dry runs and open ones
 PENDING_MAX = 20  # open questions shown one by one; more are counted, with the command that lists them
 log = structlog.get_logger(__name__)
 
@@ -103,8 +105,28 @@ def _pinned(runtime: Runtime, task: Task, slot: str) -> list[Pinned]:
         Pinned(kind="constraints", text=constraints),
         Pinned(kind="policies", text=f"Policies in force: {runtime.policies.digest}"),
         Pinned(kind="open", text=_pending(runtime, task)),
+        Pinned(kind="last", text=_last(runtime, task)),
         Pinned(kind="slot", text=f"This session is for the slot {slot}; it is now {iso(runtime.now())}."),
     ]
+
+
+def _last(runtime: Runtime, task: Task) -> str:
+    """How the task's last finished session ended, and what became of its actions, by tool. None of its texts: a tool's or the
+    model's words are data, which memory marks as such; here they would stand beside the instruction."""
+    reader = runtime.ledger.reader
+    finished = (row for row in projections.sessions(reader, task.name, LAST_AMONG) if row.status and not row.dry_run)
+    row = next(finished, None)
+    if row is None:
+        return "None before this one."
+    became: dict[str, Counter[str]] = {}
+    for action in projections.actions(reader, row.session):
+        became.setdefault(action.tool, Counter())[action.status or action.state] += 1
+    lines = [f"{row.status}, after {row.steps} steps, at {iso(row.closed_at or row.opened_at)}: session {row.session}"]
+    lines += [
+        f"- {tool}: {', '.join(f'{count} {word}' for word, count in sorted(counts.items()))}"
+        for tool, counts in sorted(became.items())
+    ]
+    return "\n".join(lines)
 
 
 def _pending(runtime: Runtime, task: Task) -> str:

@@ -172,8 +172,8 @@ def _pinned_text(pinned: Pinned) -> str:
 
 _TITLES = {
     "instruction": "Your task", "constraints": "Constraints", "standing": "Standing instruction of a person",
-    "policies": "Policies in force", "state": "State", "questions": "Open questions to people", "intents": "Actions under way",
-    "last": "Results of the last session",
+    "policies": "Policies in force", "open": "Open questions and actions", "last": "Results of the last session",
+    "slot": "This session",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
-    """Text that goes in verbatim or not at all: `kind` is instruction, constraints, policies, state …"""
+    """Text that goes in verbatim or not at all: `kind` is instruction, constraints, policies, open, last, slot …"""
 
     kind: str
     text: str
