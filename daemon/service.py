@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -86,6 +87,7 @@ class Service:
                 task.add_done_callback(self._background_ended)
                 stack.callback(task.cancel)
             running = asyncio.create_task(self.runner.run(), name="slots")
+            gc.freeze()  # what is loaded now stays: collections that look at all of it each time are the slowest decisions
             self.supervision.ready(f"{len(runtime.tasks)} tasks; {settled} things settled after the last run")
             await self.stopped.wait()
             self.supervision.stopping(self.reason, seconds_max=60)
