@@ -19,7 +19,7 @@ STEPS = """
 
 def last_part(runtime: Runtime) -> str:
     text: str = seen(runtime)["text"]
-    return text.split("# Results of the last session\n")[1].split("\n\n#")[0]
+    return text.partition("# Results of the last session\n")[2].partition("\n\n#")[0]
 
 
 def seen(runtime: Runtime) -> dict[str, Any]:

@@ -52,8 +52,13 @@ def test_demo_does_the_main_job_and_its_question_can_be_answered(tmp_path: Path)
 
     # the answer blocks the address, once
     assert perdure("-w", str(workspace), "approve", first, cwd=tmp_path).returncode == 0
-    run = perdure("-w", str(workspace), "run", "--sessions", "1", cwd=tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
+    for _ in range(
+        2
+    ):  # at the turn of a quarter of an hour the schedule's own session, which is due longer, comes first
+        run = perdure("-w", str(workspace), "run", "--sessions", "1", cwd=tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        if (workspace / "blocked.txt").read_text():
+            break
     assert (workspace / "blocked.txt").read_text() == "203.0.113.47\n"
     assert perdure("-w", str(workspace), "verify", cwd=tmp_path).returncode == 0
 
