@@ -284,7 +284,7 @@ class Session:
         self, reason: str, detail: str, *, counted: bool = False, final: bool = True, before: Sequence[Draft] = ()
     ) -> None:
         """A move that is no action: recorded, counted, told to the planner once; the second in a row ends the session."""
-        if not counted:
+        if not counted and self.budget.steps_left > 0:  # what comes beyond the bound is told, and is no step
             self.budget.use_step()
         step = StepRejected(
             session=self.id,

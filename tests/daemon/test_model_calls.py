@@ -14,7 +14,7 @@ from tests.daemon.test_voting import CONFIG, TASK, VOTES
 
 from perdure.daemon.planners import providers
 from perdure.daemon.planners.circuits import FAILURES_MAX, Circuits
-from perdure.daemon.planners.moves import Finish
+from perdure.daemon.planners.moves import Finish, Malformed
 from perdure.state import projections
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -295,3 +295,13 @@ async def test_what_is_proposed_beyond_the_bound_on_steps_is_no_step(stage: Stag
         assert len(events(runtime, "action.intended")) == 4
         (rejected,) = events(runtime, "step.rejected")
         assert (rejected.body["reason"], rejected.body["step"]) == ("no-steps-left", 4)
+
+
+async def test_what_is_no_proposal_beyond_the_bound_on_steps_is_no_step_either(stage: Stage) -> None:
+    async with stage.runtime() as runtime:
+        garbage = Malformed(reason="too-long", detail="the answer reached its tokens without a tool call")
+        plan(runtime, lambda view: write(f"{len(view.taken)}.md") if len(view.taken) < 4 else garbage)
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert events(runtime, "session.closed")[-1].body["steps"] == 4
+        assert events(runtime, "step.rejected")[-1].body["step"] == 4
