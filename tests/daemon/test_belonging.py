@@ -40,8 +40,8 @@ def test_a_second_workspace_is_refused_until_it_adopts_the_ledger(tmp_path: Path
 
 def test_a_workspace_that_is_moved_with_its_state_is_the_same(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "here")
-    with own_ledger(load_config(stage.directory)):
-        pass
+    with own_ledger(load_config(stage.directory)) as owned:
+        first = next(iter(owned.ledger.reader.events(limit=1))).hash
     shutil.move(stage.directory, tmp_path / "there")
-    with own_ledger(load_config(tmp_path / "there")):
-        pass
+    with own_ledger(load_config(tmp_path / "there")) as owned:
+        assert next(iter(owned.ledger.reader.events(limit=1))).hash == first

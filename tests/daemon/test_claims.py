@@ -50,7 +50,7 @@ def test_a_claim_without_a_path_is_false_where_nothing_was_done(says: str) -> No
         "",
         "I wrote reports/today.md.",
         "Wrote today.md from inbox/one.log, as asked.",
-        "The report was written to /srv/work/reports/today.md",
+        "The report was written to /srv/triage/reports/today.md",
         "I will write reports/tomorrow.md next.",
         "reports/late.md could not be written.",
         "I have not created reports/other.md.",

@@ -52,11 +52,13 @@ def test_a_killed_owner_never_blocks_the_next(tmp_path):
 
 
 def test_a_child_that_outlives_the_owner_does_not_hold_its_lock(tmp_path):
-    with owning_process(tmp_path, "--with-child") as (process, _, child):
+    with owning_process(tmp_path, "--with-child") as (process, fence, child):
         try:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            Owner.acquire(tmp_path).release()
+            os.kill(child, 0)  # it lives
+            with Owner.acquire(tmp_path) as owner:
+                assert owner.fence == fence + 1
         finally:
             os.kill(child, signal.SIGKILL)
 

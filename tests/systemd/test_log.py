@@ -22,7 +22,7 @@ log.configure(redact=lambda value: value.replace("hunter2", "[secret]") if isins
 line = structlog.get_logger("perdure.session")
 line.info("session opened", task="log-triage", session="01ABC", token="hunter2")
 line.debug("not at this level")
-logging.getLogger("some.library").warning("disk is %s, key hunter2", "full")
+logging.getLogger("other.package").warning("disk is %s, key hunter2", "full")
 logging.getLogger("httpx").info("chatter")
 try:
     raise ValueError("with hunter2 inside")

@@ -85,6 +85,7 @@ def test_a_full_socket_does_not_block_the_loop(manager: socket.socket, tmp_path:
     supervision = Supervision({"NOTIFY_SOCKET": str(tmp_path / "notify")})
     for _ in range(5_000):  # far more than the socket's queue: nobody reads
         supervision.beat()
+    assert heard(manager) == {"WATCHDOG": "1"}
 
 
 async def test_the_heartbeat_tells_whose_and_how_old(manager: socket.socket, tmp_path: Path) -> None:

@@ -141,11 +141,15 @@ def test_a_refusal_that_stands_is_told_as_a_sentence(empty, story):
 
 
 def test_a_terminal_that_goes_away_ends_the_view_and_not_the_daemon(empty, story):
+    writes = []
+
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
+            writes.append(text)
             raise BrokenPipeError
 
     played(empty, story.until_the_question(), Gone())
+    assert len(writes) == 1  # it was tried, and given up for good
 
 
 @pytest.mark.parametrize(
