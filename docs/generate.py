@@ -15,7 +15,9 @@ import click
 from perdure.daemon.cli.app import COMMANDS, perdure
 from perdure.policies.conditions import ACTION_VARIABLES, FACTS
 from perdure.state import events
+from perdure.state.events import actions, memory, model_calls, people, servers, service, sessions
 
+SUBJECTS = (service, sessions, model_calls, actions, people, memory, servers)
 HERE = Path(__file__).resolve().parent
 
 
@@ -57,9 +59,13 @@ def _indented(text: str) -> str:
 
 
 def drafts() -> list[type[events.Draft]]:
-    """Every event type, in the order of the module."""
+    """Every event type, subject by subject, each in the order of its module."""
     found = [each for each in vars(events).values() if isinstance(each, type) and issubclass(each, events.Draft)]
-    return [each for each in found if each is not events.Draft]
+    known = {each for each in found if each is not events.Draft}
+    told = [each for subject in SUBJECTS for each in vars(subject).values() if isinstance(each, type) and each in known]
+    if missing := known.difference(told):
+        raise SystemExit(f"docs/generate.py: SUBJECTS lacks the module of {sorted(each.__name__ for each in missing)}")
+    return told
 
 
 def events_table() -> str:
