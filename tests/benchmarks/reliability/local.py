@@ -99,19 +99,29 @@ async def run(directory: Path, sessions: int) -> None:
         async with open_runtime(owned, loaded) as runtime:
             await recover(runtime)
             started, number = time.monotonic(), 0
-            while (done := len(projections.sessions(runtime.ledger.reader, limit=10 * sessions))) < sessions:
-                name = list(TASKS)[number % len(TASKS)]
-                number += 1
-                slot = operations.ask_for_session(runtime.ledger, runtime.now(), 0, task=name)
-                row = projections.slot(runtime.ledger.reader, slot)
-                assert row is not None
-                ending = await SlotRunner(runtime, stop=_unexpected).run_slot(row)
+            runner = SlotRunner(runtime, stop=_unexpected)
+            while True:
+                open_slots = projections.slots(
+                    runtime.ledger.reader, open_only=True
+                )  # what an answer opened comes first
+                done = len(projections.sessions(runtime.ledger.reader, limit=10 * sessions))
+                if not open_slots and done >= sessions:
+                    return
+                if not open_slots:
+                    operations.ask_for_session(runtime.ledger, runtime.now(), 0, task=list(TASKS)[number % len(TASKS)])
+                    number += 1
+                    continue
+                ending = await runner.run_slot(open_slots[0])
                 words = f"{ending.status}: {ending.reason[:70]}" if ending is not None else "no session"
-                sys.stderr.write(f"{done + 1:>3} {time.monotonic() - started:>5.0f} s  {name:<7} {words}\n")
+                slot = open_slots[0]
+                sys.stderr.write(
+                    f"{done + 1:>3} {time.monotonic() - started:>5.0f} s  {slot.task:<7} {slot.kind:<7} {words}\n"
+                )
                 _answer(runtime)
 
 
 def _answer(runtime: Runtime) -> None:
+    """A person's answers to all that is asked: a stopped task goes on, an action that no policy allows does not happen."""
     for question in projections.escalations(runtime.ledger.reader, open_only=True):
         said = "approve" if question.tool == "resume_task" else "deny"
         operations.answer(
@@ -158,19 +168,24 @@ Events = list[tuple[int, str, dict[str, Any]]]
 
 
 def _bounds(events: Events, found: Findings) -> None:
-    bounds: dict[str, dict[str, Any]] = {}
+    still_open: set[str] = set()
+    begun: dict[str, str] = {}  # session -> the first of those that it goes on from: they have one budget together
     charged: defaultdict[str, int] = defaultdict(int)
+    whole: defaultdict[str, Counter[str]] = defaultdict(Counter)
     steps: defaultdict[str, set[int]] = defaultdict(set)
     reserved: dict[str, dict[str, Any]] = {}
     for _, kind, body in events:
         session = body.get("session", "")
         if kind == "session.opened":
-            bounds[session] = body["bounds"]
+            still_open.add(session)
+            begun[session] = begun.get(body.get("resumes") or "", session)
             found.counts["sessions"] += 1
+            found.counts["sessions that went on after an answer"] += begun[session] != session
         elif kind == "model.requested":
             reserved[body["call"]] = body
             found.counts["model calls"] += 1
-            left = BOUNDS["tokens"] - charged[session] - sum(
+            used = whole[begun[session]]["tokens"]
+            left = BOUNDS["tokens"] - used - sum(
                 one["reserved_tokens"] for one in reserved.values() if one["session"] == session
             )  # fmt: skip
             found.expect(left >= 0, f"{session}: {-left} tokens more are reserved than its bound allows")
@@ -179,6 +194,7 @@ def _bounds(events: Events, found: Findings) -> None:
             asked = reserved.pop(body["call"], None)
             found.expect(asked is not None, f"{session}: a reply {body['call']} that nobody asked for")
             charged[session] += body["charged_tokens"]
+            whole[begun[session]]["tokens"] += body["charged_tokens"]
             if asked is not None:
                 over = body["charged_tokens"] - asked["reserved_tokens"]
                 found.expect(over <= 0, f"{session}: call {body['call']} took {over} tokens more than were reserved")
@@ -187,15 +203,16 @@ def _bounds(events: Events, found: Findings) -> None:
             steps[session].add(body["step"])
         elif kind == "session.closed":
             found.counts[f"ended {body['status']}"] += 1
-            found.expect(charged[session] <= BOUNDS["tokens"], f"{session}: {charged[session]} tokens")
+            used = whole[begun[session]]
+            used["steps"] += max(steps[session], default=0)
+            used["us"] += body["duration_us"]
+            found.expect(used["tokens"] <= BOUNDS["tokens"], f"{session}: {used['tokens']} tokens")
             found.expect(body["tokens"] == charged[session], f"{session}: closed with other tokens than its calls had")
-            found.expect(
-                max(steps[session], default=0) <= BOUNDS["steps"], f"{session}: {max(steps[session], default=0)} steps"
-            )
-            minutes = body["duration_us"] / 60e6
+            found.expect(used["steps"] <= BOUNDS["steps"], f"{session}: {used['steps']} steps")
+            minutes = used["us"] / 60e6
             found.expect(minutes <= BOUNDS["minutes"] + MINUTES_GRACE, f"{session}: {minutes:.1f} minutes")
-            bounds.pop(session, None)
-    found.expect(not bounds, f"sessions never closed: {sorted(bounds)}")
+            still_open.discard(session)
+    found.expect(not still_open, f"sessions never closed: {sorted(still_open)}")
     found.expect(not reserved, f"calls never settled: {sorted(reserved)}")
     found.counts["tokens"] = sum(charged.values())
 
