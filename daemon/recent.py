@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.resumption import chain
 from perdure.state import projections
+from perdure.state.events import ActionIntended
 
 if TYPE_CHECKING:
     from perdure.state.events import EffectClass, Event
@@ -25,6 +26,7 @@ class Recent:
     """Follows one ledger, from the moment it is made."""
 
     def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._reader = ledger.reader
         self._started: dict[str, list[int]] = {}  # tool -> when its calls of about the last day were started, ascending
         self._since: dict[str, int] = {}  # tool -> from when on these are all of them
@@ -66,7 +68,8 @@ class Recent:
         heard.add((body["tool"], effect or "read"))
 
     def calls(self, tool: str, now: int) -> tuple[int, int]:
-        """How many actions of this tool were started in the last hour, and in the last day."""
+        """How many actions of this tool were started in the last hour, and in the last day: those that other sessions have
+        just decided on, in the same tick of the loop, too."""
         since = now - DAY
         started = self._started.get(tool)
         if started is None or since < self._since[tool]:  # or the clock was set back
@@ -77,7 +80,8 @@ class Recent:
         if first > FORGOTTEN_MAX:
             del started[:first]
             self._since[tool] = since
-        return hour, day
+        deciding = sum(isinstance(draft, ActionIntended) and draft.tool == tool for draft in self._ledger.waiting)
+        return hour + deciding, day + deciding
 
     def spent(self, session: str, now: int) -> tuple[Spend, Spend, Spend]:
         """What the model calls of the session, of the last hour, and of the last day cost."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -179,6 +179,11 @@ class Ledger:
         if len(self._waiting) == 1:
             loop.call_soon(self._flush)
         return await future
+
+    @property
+    def waiting(self) -> Iterator[Draft]:
+        """What has been handed in and is still to be committed, at the end of this tick."""
+        return (draft for drafts, _ in self._waiting for draft in drafts)
 
     def subscribe(self, callback: Callable[[tuple[Event, ...]], None]) -> Callable[[], None]:
         """Call back with the events of each commit once they are durable; returns what ends it."""
