@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from perdure.daemon.cli.terminal import be_printable
 from perdure.errors import PerdureError
 
 HERE = "perdure.daemon.cli"
+READER_GONE = 141  # what a shell says of any program that ended so (128 + SIGPIPE): what was asked for is not all there
 
 # Purpose -> command -> (module:attribute, what it does in a line). The help page needs no module of theirs.
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -102,40 +103,59 @@ class LazyGroup(click.Group):
         """Run and exit. People see what failed and what to do next; never a traceback, unless PERDURE_DEBUG is set."""
         be_printable()
         invocation = extra.setdefault("obj", Invocation())
+        code: Any
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.exceptions.Exit as ending:
             code = ending.exit_code
         except click.ClickException as mistake:
-            mistake.show()
             code = mistake.exit_code
+            _to_whoever_reads(mistake.show)
         except (click.Abort, KeyboardInterrupt):
             code = 130
-        except BrokenPipeError:
-            code = _pipe_closed()
+        except (BrokenPipeError, _ReaderGone):
+            _be_quiet()
+            code = READER_GONE if invocation.verdict is None else invocation.verdict
         except PerdureError as error:
             if failures.debugging():
                 raise
             code = error.exit_code
-            if invocation.as_json:
-                click.echo(failures.as_json(error), err=True)
-            else:
-                failures.tell(error, invocation.err)
+            _to_whoever_reads(lambda: failures.tell_or_emit(error, invocation.err, as_json=invocation.as_json))
         except Exception as error:
             if failures.debugging():
                 raise
-            failures.tell_defect(error, invocation.err)
             code = failures.DEFECT
+            _to_whoever_reads(lambda: failures.tell_defect(error, invocation.err))
         sys.exit(code if isinstance(code, int) else 0)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. click itself would call it a failure when nobody reads what is printed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
 
-def _pipe_closed() -> int:
-    """Whoever read our output has seen enough (`| head`): end quietly, and keep Python from complaining while it exits."""
+
+class _ReaderGone(Exception):
+    """Whoever read our output has seen enough (`| head`)."""
+
+
+def _to_whoever_reads(tell: Callable[[], None]) -> None:
+    """Tell of a failure; that nobody listens does not change how we end."""
+    try:
+        tell()
+    except BrokenPipeError:
+        _be_quiet()
+
+
+def _be_quiet() -> None:
+    """Nobody reads our output any more: keep Python from complaining of it while it exits."""
     import os
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -63,6 +63,7 @@ def doctor(invocation: Invocation, quick: bool) -> None:
     ]
     found = [diagnosis for look in looks for diagnosis in look(invocation)]
     bad = any(diagnosis.verdict == "bad" for diagnosis in found)
+    invocation.verdict = 1 if bad else 0
     if invocation.as_json:
         values = [{"about": d.about, "verdict": d.verdict, "found": d.found, "mend": d.mend or None} for d in found]
         invocation.emit("doctor", {"ok": not bad, "diagnoses": values})
@@ -80,7 +81,7 @@ def doctor(invocation: Invocation, quick: bool) -> None:
             else ("Nothing needs mending.", "good")
         )
         invocation.say(summary)
-    click.get_current_context().exit(1 if bad else 0)
+    invocation.conclude()
 
 
 def _configuration(invocation: Invocation) -> Iterator[Diagnosis]:

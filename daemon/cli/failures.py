@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFECT = 70
 
 
-def as_json(error: PerdureError) -> str:
+def in_json(error: PerdureError) -> str:
     """The failure as one JSON object, for --json (on standard error)."""
     value: dict[str, Any] = {
         "format": "perdure/error/1",
@@ -35,6 +35,14 @@ def as_json(error: PerdureError) -> str:
             for p in error.problems
         ]
     return json.dumps(value, ensure_ascii=True)
+
+
+def tell_or_emit(error: PerdureError, console: SafeConsole, *, as_json: bool) -> None:
+    """The failure on standard error, for a person or for a program."""
+    if as_json:
+        console.file.write(in_json(error) + "\n")
+    else:
+        tell(error, console)
 
 
 def tell(error: PerdureError, console: SafeConsole) -> None:

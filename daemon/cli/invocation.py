@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -61,6 +61,9 @@ class Invocation:
     as_json: bool = False
     colour: bool = True
     now: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
+    verdict: int | None = (
+        None  # the exit code, from when it is known: it stands also where nobody reads what is printed
+    )
 
     @cached_property
     def out(self) -> SafeConsole:
@@ -146,6 +149,10 @@ class Invocation:
         from perdure.daemon.control import perform
 
         return dict(perform(self.workspace, operation, on_event=on_event, **params))
+
+    def conclude(self) -> NoReturn:
+        """End the command with its verdict."""
+        click.get_current_context().exit(self.verdict or 0)
 
     def emit(self, kind: str, value: Mapping[str, Any]) -> None:
         """Print one JSON object, `format` first (`perdure/KIND/1`), in plain ASCII: nothing in it can move a cursor."""

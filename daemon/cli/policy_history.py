@@ -50,6 +50,7 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
     paths = list(files) or [config.workspace / POLICIES]
     policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
     outcome = replay_over(policies, recorded_decisions(invocation, invocation.now() - since))
+    invocation.verdict = 1 if outcome.loosened else 0
     if invocation.as_json:
         flips = [
             {
@@ -73,7 +74,7 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
         invocation.emit("replay", value)
     else:
         _print_replay(invocation, outcome)
-    click.get_current_context().exit(1 if outcome.loosened else 0)
+    invocation.conclude()
 
 
 def _print_replay(invocation: Invocation, outcome: Replayed) -> None:

@@ -92,7 +92,7 @@ def _view(invocation: Invocation) -> Iterator[LiveView | None]:
 
 
 def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
-    code = EXIT_CODES.get(str(ending.get("status")), 1)
+    invocation.verdict = EXIT_CODES.get(str(ending.get("status")), 1)
     if invocation.as_json:
         invocation.emit("ending", ending)
     elif ending.get("session") is None:
@@ -107,4 +107,4 @@ def _finish(invocation: Invocation, ending: dict[str, Any]) -> None:
         words.append_text(line(f": {shorten(str(ending['reason']))}"))
         invocation.out.print(words, soft_wrap=True)
         invocation.say((f"{invocation.command} ledger show {name}", "command"), (" shows all of it", "faint"))
-    click.get_current_context().exit(code)
+    invocation.conclude()

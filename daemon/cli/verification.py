@@ -59,12 +59,12 @@ def verify(invocation: Invocation, path: Path | None, since: int, no_parity: boo
     if not any(finding.kind in ("unreadable", "corrupt") for finding in findings):
         checked_until = accounted_until(invocation)
         findings += slot_findings(invocation, checked_until - since, checked_until)
-    ok = not any(finding.grave for finding in findings)
+    invocation.verdict = 1 if any(finding.grave for finding in findings) else 0
     if invocation.as_json:
         _emit(invocation, report, findings, checked_until)
     else:
         _print(invocation, report, findings, since, checked_until)
-    click.get_current_context().exit(0 if ok else 1)
+    invocation.conclude()
 
 
 def _verify_backup(invocation: Invocation, path: Path, public_key: str | None) -> None:
@@ -78,11 +78,12 @@ def _verify_backup(invocation: Invocation, path: Path, public_key: str | None) -
             from perdure.state.backup import verify_copy
 
             report = verify_copy(path, progress=progress, public_key=public_key)
+    invocation.verdict = 0 if report.ok else 1
     if invocation.as_json:
         _emit(invocation, report, report.findings, None)
     else:
         _print(invocation, report, report.findings, 0, None, backup=path)
-    click.get_current_context().exit(0 if report.ok else 1)
+    invocation.conclude()
 
 
 def _emit(invocation: Invocation, report: Report, findings: list[Finding], checked_until: int | None) -> None:

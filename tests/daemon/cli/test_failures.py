@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -171,3 +172,34 @@ def test_no_log_line_stands_between_those_of_the_view(empty):
     assert done.returncode == 1
     assert "there is no file none" in done.stdout
     assert not [line for line in done.stdout.splitlines() if line.startswith("{")], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "damaged", "code"),
+    [
+        (["verify"], True, 1),
+        (["verify", "--json"], True, 1),
+        (["verify"], False, 0),
+        (["doctor"], True, 1),
+        (["ledger", "export"], False, app.READER_GONE),
+        (["ledger", "tail", "--json"], False, app.READER_GONE),
+        (["ledger", "event", "9999"], False, 1),  # told on standard error
+    ],
+)
+def test_a_verdict_stands_where_nobody_reads_it(parked, arguments, damaged, code):
+    """`perdure verify | head`: the reader of standard output, and of standard error, has gone before anything is written."""
+    if damaged:
+        anchor = parked.state / "anchor"
+        anchor.write_text(anchor.read_text().replace("sha256:", "sha256:0", 1))
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "perdure.daemon.cli", *arguments],
+        cwd=parked.root,
+        stdout=writer,
+        stderr=writer,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == code
