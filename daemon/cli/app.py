@@ -121,12 +121,12 @@ class LazyGroup(click.Group):
             if failures.debugging():
                 raise
             code = error.exit_code
-            _to_whoever_reads(lambda: failures.tell_or_emit(error, invocation.err, as_json=invocation.as_json))
+            _to_whoever_reads(partial(failures.tell_or_emit, error, invocation.err, as_json=invocation.as_json))
         except Exception as error:
             if failures.debugging():
                 raise
             code = failures.DEFECT
-            _to_whoever_reads(lambda: failures.tell_defect(error, invocation.err))
+            _to_whoever_reads(partial(failures.tell_defect, error, invocation.err))
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
