@@ -6,7 +6,7 @@ distinctive part of one (an address, a URL, a path, a longer word), that stands 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -40,13 +40,31 @@ _DISTINCTIVE = (
 _WORD = re.compile(rf"\w{{{WORD_CHARACTERS_MIN},}}")
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text, and the sources that it was recorded to have. `proposed`: it is an argument, which was there before the result."""
+
+    sources: tuple[str, ...]
+    text: str
+    proposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A line of memory. `behind` gives what stood in the events that the line tells of; it is asked only where the line holds
+    a value in question."""
+
+    text: str
+    behind: Callable[[], Sequence[Said]] = tuple
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """What a planner was shown: the instruction, what memory recalled, (tool, text) for each text that a tool returned, and
     the same for each that stands in a field that the operator declared trusted."""
 
     instruction: str = ""
-    recalled: Sequence[str] = ()
+    recalled: Sequence[Recalled] = ()
     outputs: Sequence[tuple[str, str]] = field(default_factory=tuple)
     vouched: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
@@ -103,7 +121,7 @@ def texts_by_trust(value: JSON, origin: Origin, at: Field = ()) -> Iterator[tupl
             yield is_vouched, key
             yield from texts_by_trust(element, origin, (*at, key))
     else:
-        yield from ((is_vouched, text) for text in _leaves(value))
+        yield from ((is_vouched, text) for text in leaves(value))
 
 
 def by_trust(sources: Iterable[str]) -> tuple[str, ...]:
@@ -117,25 +135,66 @@ def _trust(source: str) -> int:
 
 
 def of_model(args: Mapping[str, JSON], shown: Shown) -> dict[str, tuple[str, ...]]:
-    """The sources of each argument that a model proposed: always `model`, and every text that it can have it from."""
-    instruction = shown.instruction.casefold()
-    texts = [("memory", text.casefold()) for text in shown.recalled]
-    texts += [(vouched(tool)[0], text.casefold()) for tool, text in shown.vouched]
-    texts += [(f"tool:{tool}", text.casefold()) for tool, text in shown.outputs]
-    found: dict[str, tuple[str, ...]] = {}
+    """The sources of each argument that a model proposed: always `model`, and every text that it can have it from; of what
+    memory showed, `memory` and what that came from."""
+    lookup = _Lookup(shown)
+    return {name: by_trust({"model"}.union(*map(lookup.sources, leaves(value)))) for name, value in args.items()}
+
+
+def of_words(texts: Iterable[str], shown: Shown) -> dict[str, list[str]]:
+    """For what a model said and nobody decides on, but memory may show again: the telling parts of it that stand in what it was
+    shown, by source."""
+    lookup = _Lookup(shown)
+    found: dict[str, dict[str, None]] = {}
+    for text in texts:
+        for part in distinctive_parts(text):
+            if part not in lookup.instruction:
+                for source in lookup.sources(part):
+                    found.setdefault(source, {})[part] = None
+    return {source: list(parts) for source, parts in sorted(found.items())}
+
+
+def parts_by_source(args: Mapping[str, JSON], sources: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The texts of arguments by the sources that each argument has."""
+    found: dict[str, list[str]] = {}
     for name, value in args.items():
-        sources = {"model"}
-        for leaf in _leaves(value):
-            whole = leaf.casefold().strip()
-            if _stands_in(whole, instruction):
-                sources.add("instruction")
-            # what the instruction says itself does not become a tool's choice because a tool repeats it
-            parts = [part for part in distinctive_parts(whole) if part not in instruction]
-            for source, text in texts:
-                if source not in sources and (_stands_in(whole, text) or any(part in text for part in parts)):
-                    sources.add(source)
-        found[name] = by_trust(sources)
+        for source in sources.get(name, ()):
+            found.setdefault(source, []).extend(leaves(value))
     return found
+
+
+class _Lookup:
+    """Looks values up in what a planner was shown."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.instruction = shown.instruction.casefold()
+        self._recalled = [(line.text.casefold(), line.behind) for line in shown.recalled]
+        self._texts = [(vouched(tool)[0], text.casefold()) for tool, text in shown.vouched]
+        self._texts += [(f"tool:{tool}", text.casefold()) for tool, text in shown.outputs]
+
+    def sources(self, value: str) -> set[str]:
+        """Every source that the value, or a telling part of it, can come from, besides the model itself."""
+        whole = value.casefold().strip()
+        found = {"instruction"} if _stands_in(whole, self.instruction) else set()
+        # what the instruction says itself does not become a tool's choice because a tool repeats it
+        parts = [part for part in distinctive_parts(whole) if part not in self.instruction]
+
+        def in_text(text: str) -> bool:
+            return _stands_in(whole, text) or any(part in text for part in parts)
+
+        found.update(source for source, text in self._texts if source not in found and in_text(text))
+        for line, behind in self._recalled:
+            if in_text(line):
+                found.update(("memory",), *(each.sources for each in _telling(whole, in_text, behind())))
+        return found
+
+
+def _telling(whole: str, in_text: Callable[[str], bool], said: Sequence[Said]) -> Sequence[Said]:
+    """Of what stands behind a line, that which the value can come from. An argument as it was proposed then does not become
+    the tool's choice because the tool's answer repeats it. A line may show its event in other words or shortened: where
+    nothing fits, it can be any of it."""
+    again = [each for each in said if each.proposed and each.text.casefold().strip() == whole]
+    return again or [each for each in said if in_text(each.text.casefold())] or said
 
 
 def distinctive_parts(text: str) -> list[str]:
@@ -164,7 +223,8 @@ def _stands_in(value: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
 
 
-def _leaves(value: JSON) -> Iterator[str]:
+def leaves(value: JSON) -> Iterator[str]:
+    """Each text, name and number in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, bool) or value is None:
@@ -173,8 +233,8 @@ def _leaves(value: JSON) -> Iterator[str]:
         yield str(value)
     elif isinstance(value, list):
         for element in value:
-            yield from _leaves(element)
+            yield from leaves(element)
     elif isinstance(value, dict):
         for key, element in value.items():
             yield key
-            yield from _leaves(element)
+            yield from leaves(element)

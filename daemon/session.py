@@ -19,6 +19,8 @@ from perdure.daemon.operations import resume_if_answered
 from perdure.daemon.planners.moves import Finish, Malformed, Proposal, Taken, View
 from perdure.daemon.planners.voting import FINISH, Ballot, canonical_action
 from perdure.daemon.postconditions import Postconditions, failures
+from perdure.daemon.provenance import parts_by_source
+from perdure.daemon.recollection import Recollection
 from perdure.daemon.recovery import go_on_from, tell_if_given_up
 from perdure.daemon.resumption import (
     approved_in,
@@ -93,6 +95,7 @@ class Session:
         self.rule: str | None = None  # what the slot says about how the session ended
         self.finish = Finish()
         self.guard = LoopGuard(planned=self.planner.name == "playbook")
+        self.recollection = Recollection(runtime.ledger.reader, runtime.tools)
 
     def _first_slot(self) -> SlotRow:
         """The slot that the work is for: a session that goes on writes today's report of the day that it began."""
@@ -171,10 +174,11 @@ class Session:
                         self.finish = move
                         return
                 case Malformed():
-                    await self._reject(move.reason, move.detail)
+                    await self._reject(move)
                 case Proposal():
                     if self.budget.steps_left < 1:
-                        await self._reject("no-steps-left", "the bound on steps is reached", counted=True, final=False)
+                        refusal = Malformed(reason="no-steps-left", detail="the bound on steps is reached")
+                        await self._reject(refusal, counted=True, final=False)
                         raise Ended("limited", f"all {self.task.bounds.steps} steps are used")
                     await self._take(move, vote)
 
@@ -212,7 +216,7 @@ class Session:
         if standing.verdict == "won":
             return True
         detail = f"no candidate led by {vote.ahead_by} within {vote.draws_max} draws about whether the task is done"
-        await self._reject("no-winner", detail)
+        await self._reject(Malformed(reason="no-winner", detail=detail))
         return False
 
     def _check_bounds(self) -> None:
@@ -240,6 +244,7 @@ class Session:
             rejected=self.rejected,
             steps_left=self.budget.steps_left,
             tokens_left=self.budget.tokens_left,
+            behind=self.recollection.of_event,
         )
 
     async def _take(self, proposal: Proposal, vote: Ballot | None = None) -> None:
@@ -249,7 +254,9 @@ class Session:
             taken = await self.steps.take(self.budget.steps_used, proposal, before, vote=vote)
         except Rejected as error:
             goes_on = proposal.key is not None and proposal.on_error == "continue"
-            await self._reject(error.reason, error.detail, counted=True, final=not goes_on, before=before)
+            sources = parts_by_source(proposal.args, proposal.provenance)
+            refused = Malformed(reason=error.reason, detail=error.detail, provenance=sources)
+            await self._reject(refused, counted=True, final=not goes_on, before=before)
             if goes_on:
                 self.taken.append(Taken.refused(self.budget.steps_used, proposal, error.detail))
             return
@@ -281,30 +288,28 @@ class Session:
         raise Parked(question.escalation if question else row.action, row.tool)
 
     async def _reject(
-        self, reason: str, detail: str, *, counted: bool = False, final: bool = True, before: Sequence[Draft] = ()
+        self, move: Malformed, *, counted: bool = False, final: bool = True, before: Sequence[Draft] = ()
     ) -> None:
         """A move that is no action: recorded, counted, told to the planner once; the second in a row ends the session."""
         if not counted and self.budget.steps_left > 0:  # what comes beyond the bound is told, and is no step
             self.budget.use_step()
         step = StepRejected(
-            session=self.id,
-            task=self.task.name,
-            step=self.budget.steps_used,
-            reason=reason,
-            payload={"detail": detail},
-        )
+            session=self.id, task=self.task.name, step=self.budget.steps_used, reason=move.reason,
+            payload={"detail": move.detail, "provenance": {name: list(parts) for name, parts in move.provenance.items()}},
+        )  # fmt: skip
         await self.runtime.ledger.write(*before, *self._flush(), step)
         self.rejections += 1
         self.appraisal.flags += 1
-        unserved = reason in ("provider-failed", "provider-timeout")
+        unserved = move.reason in ("provider-failed", "provider-timeout")
         if final and (self.planner.name == "playbook" or self.rejections > 1 or self.budget.steps_left < 1):
-            raise Ended("failed", f"{reason}: {detail}", rule=f"{reason}: {detail}" if unserved else None)
-        self.rejected = detail
+            why = f"{move.reason}: {move.detail}"
+            raise Ended("failed", why, rule=why if unserved else None)
+        self.rejected = move.detail
 
     async def _reject_claim(self, claim: str) -> None:
         """A planner that says it did what no outcome shows is told once; the second time the session fails."""
         self.false_claims += 1
-        await self._reject("false-claim", claim, final=False)
+        await self._reject(Malformed(reason="false-claim", detail=claim, provenance={"unknown": [claim]}), final=False)
         if self.false_claims > 1 or self.budget.steps_left < 1:
             raise Ended("failed", f"false-claim: {claim}")
 
@@ -395,6 +400,8 @@ class Session:
     async def _close(self, status: SessionStatus, reason: str) -> Ending:
         duration = int((self.runtime.clock.monotonic() - self.started) * MICROSECONDS)
         whole: dict[str, JSON] = {"reason": reason} if len(reason) > REASON_MAX else {}
+        if self.finish.provenance is not None:
+            whole["provenance"] = {name: list(parts) for name, parts in self.finish.provenance.items()}
         closed = SessionClosed(
             session=self.id,
             task=self.task.name,

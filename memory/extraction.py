@@ -160,31 +160,26 @@ class Extraction:
             return []  # erased: what was made from it is gone, and stays gone in a rebuild
         result = outcome.get("result")
         if tool == "remember" and status == "succeeded":
-            return self._remembered(event, result, sources)
+            return self._remembered(event, result, sources, untrusted=_tainted(proposal))
         text = f"{call(tool, _mapping(proposal.get('args')))} {status}"
         if error := outcome.get("error") or event.body.get("error"):
             text += f": {shown(error)}"
         if result is not None:
             text += f": {shown(result)}"
-        tainted = any(
-            _is_tool(source)
-            for sources_of in _mapping(proposal.get("provenance")).values()
-            for source in _list(sources_of)
-        )
         record = self._record(
             event, text, kind="action" if status == "succeeded" else "failure", speaker="tool",
-            untrusted=tainted or tool not in OWN_WORDS, sources=sources,
+            untrusted=_tainted(proposal) or tool not in OWN_WORDS, sources=sources,
         )  # fmt: skip
         return [record]
 
-    def _remembered(self, event: Event, result: JSON, sources: tuple[int, ...]) -> list[Change]:
+    def _remembered(self, event: Event, result: JSON, sources: tuple[int, ...], *, untrusted: bool) -> list[Change]:
         said = _mapping(result)
         claim = self._claim(event, said, "agent")
         if claim is None:
             return []
         text = f"{claim.subject} — {claim.attribute}: {claim.value}"
         record = self._record(
-            event, one_line(text, WORDS_MAX), kind="fact", speaker="agent", untrusted=False, sources=sources
+            event, one_line(text, WORDS_MAX), kind="fact", speaker="agent", untrusted=untrusted, sources=sources
         )
         return [record, claim]
 
@@ -256,9 +251,9 @@ class Extraction:
     # -- sessions and slots -------------------------------------------------------------------------------------------
 
     def _rejected(self, event: Event) -> list[Change]:
-        payload = self._events.payload(event.seq)
-        detail = f": {shown(payload, RESULT_MAX // 2)}" if payload else ""
-        text = f"step {event.body['step']} was rejected ({event.body['reason']}){detail}"
+        detail = _mapping(self._payload(event)).get("detail")
+        said = f": {shown({'detail': detail}, RESULT_MAX // 2)}" if detail else ""
+        text = f"step {event.body['step']} was rejected ({event.body['reason']}){said}"
         return [self._record(event, text, kind="rejection", speaker="perdure", untrusted=True, sources=(event.seq,))]
 
     def _postcondition(self, event: Event) -> list[Change]:
@@ -281,7 +276,14 @@ class Extraction:
             if saved := payload.get("saved"):
                 text += f"; it saved {shown(saved)}"
             changes.append(
-                self._record(event, text, kind="closing", speaker="agent", untrusted=False, sources=(event.seq,))
+                self._record(
+                    event,
+                    text,
+                    kind="closing",
+                    speaker="agent",
+                    sources=(event.seq,),
+                    untrusted=any(map(_is_tool, _mapping(payload.get("provenance")))),
+                )
             )
         return [*changes, SessionEnded(str(body["session"]), str(body["task"]), event.at)]
 

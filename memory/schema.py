@@ -10,7 +10,7 @@ from sqlite_utils import Database, Migrations
 
 from perdure.errors import PerdureError
 
-CONTENT_VERSION = "3"  # raised when the same events give other records: memory is then made again from the ledger
+CONTENT_VERSION = "4"  # raised when the same events give other records: memory is then made again from the ledger
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 

@@ -19,6 +19,7 @@ from perdure.state.events import JSON
 CONFIDENCE_PRIOR = 0.7  # what a proposal is worth whose model does not say how sure it is
 SAYS_CHARACTERS_MAX = 2_000
 SHOWN_CHARACTERS = 200
+SAID_CHARACTERS_MAX = 20_000  # of an answer that is no move, for its sources: no more than a detail quotes of it
 CHARACTERS_PER_TOKEN_MAX = 16  # no model gets more out of a token on average; more text than that ignored its cap
 DEPTH_MAX = 32
 INTEGER_MAX = 2**53 - 1  # beyond it JSON numbers do not survive every reader (RFC 8785)
@@ -46,7 +47,12 @@ def move_from(answer: Answer, tools: Sequence[OfferedTool], *, completion_cap: i
     try:
         return _move(answer, {tool.name: tool for tool in tools}, completion_cap, shown)
     except _Refused as refused:
-        return Malformed(reason=refused.reason, detail=refused.detail)
+        said = (answer.text, *(f"{call.tool} {call.args}" for call in answer.calls[:1]))
+        return Malformed(
+            reason=refused.reason,
+            detail=refused.detail,
+            provenance=provenance.of_words((text[:SAID_CHARACTERS_MAX] for text in said), shown),
+        )
 
 
 class _Refused(Exception):
@@ -78,7 +84,7 @@ def _move(answer: Answer, tools: Mapping[str, OfferedTool], completion_cap: int,
         ignored = len(answer.calls) - 1
         says = f"{says}\n({ignored} more tool call{'s' if ignored > 1 else ''} in the same answer ignored)".strip()
     if tool.name == FINISH:
-        return _finish(args, says)
+        return _finish(args, says, shown)
     return Proposal(
         tool=tool.name,
         args=args,
@@ -88,13 +94,15 @@ def _move(answer: Answer, tools: Mapping[str, OfferedTool], completion_cap: int,
     )
 
 
-def _finish(args: Mapping[str, JSON], says: str) -> Finish:
+def _finish(args: Mapping[str, JSON], says: str, shown: provenance.Shown) -> Finish:
     told, given = args.get("says"), args.get("saved")
     saved, cut = bounded_saved(given if isinstance(given, dict) else {})
     words = "\n".join(part for part in (told if isinstance(told, str) else "", says) if part)
     if cut:
         words += f"\n(shortened for the next session: {', '.join(cut)})"
-    return Finish(says=_bounded(words), saved=saved)
+    words = _bounded(words)
+    traced = provenance.of_words((words, *provenance.leaves(dict(saved))), shown)
+    return Finish(says=words, saved=saved, provenance=traced)
 
 
 def _arguments(call: CalledTool, completion_cap: int, *, cut: bool) -> dict[str, JSON]:

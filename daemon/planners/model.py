@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon import provenance
@@ -14,6 +15,7 @@ from perdure.daemon.planners.answers import move_from
 from perdure.daemon.planners.moves import Malformed, Move, Reply, Request, Usage, View
 from perdure.daemon.planners.prices import price_usd
 from perdure.daemon.planners.prompt import Prompt, compose, overhead
+from perdure.daemon.recollection import ECHOING, recalled_by_tool, recalled_lines
 from perdure.daemon.tools.model import ToolSpec
 from perdure.errors import PerdureError, Problem
 from perdure.memory import tokens
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 FACTOR_MARGIN = 1.02  # a factor learned from a count that was higher than ours goes this much beyond it
 FACTOR_MAX = 8.0
-# pinned by the session loop; every other section of a context comes from memory (story, facts, recalled)
-PINNED_SECTIONS = ("instruction", "constraints", "policies", "open", "slot")
 
 
 class ModelPlanner:
@@ -139,7 +139,7 @@ class ModelPlanner:
         for answer in (outcome.answer, *outcome.others):
             move = move_from(answer, prompt.tools, completion_cap=config.completion_tokens, shown=shown)
             if isinstance(move, Malformed):
-                move = Malformed(reason=move.reason, detail=providers.without_key(config, move.detail))
+                move = replace(move, detail=providers.without_key(config, move.detail))
             moves.append(move)
         return Reply(
             move=moves[0],
@@ -244,14 +244,14 @@ def _chain(config: ModelConfig) -> Iterator[ModelConfig]:
 def _shown(task: Task, view: View) -> provenance.Shown:
     specs = {spec.name: spec for spec in view.tools}
     texts: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    recalled = list(recalled_lines(view.context, view.behind))
     for taken in view.taken:
         tool = taken.proposal.tool
+        if tool in ECHOING:
+            continue
         origin = provenance.origin_of_result(specs.get(tool), tool)
         for is_vouched, text in provenance.texts_by_trust(taken.result, origin):
             texts[is_vouched].append((tool, text))
-    return provenance.Shown(
-        instruction=task.instruction,
-        recalled=[section.text for section in view.context.sections if section.name not in PINNED_SECTIONS],
-        outputs=texts[False],
-        vouched=texts[True],
-    )
+        if tool == "recall":
+            recalled += recalled_by_tool(taken.result, view.behind)
+    return provenance.Shown(instruction=task.instruction, recalled=recalled, outputs=texts[False], vouched=texts[True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -10,7 +10,12 @@ from perdure.daemon.tools.model import ToolSpec
 from perdure.state.events import JSON, ActionStatus, Decided
 
 if TYPE_CHECKING:
+    from perdure.daemon.provenance import Said
     from perdure.memory.context import Context
+
+
+def _nothing(_: int) -> Sequence[Said]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +37,23 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The planner is done. `saved` is what `last.*` shows to the next session."""
+    """The planner is done. `saved` is what `last.*` shows to the next session. `provenance` is where telling parts of both came
+    from, by source; None: nobody looked."""
 
     says: str = ""
     saved: Mapping[str, JSON] = field(default_factory=dict)
+    provenance: Mapping[str, Sequence[str]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
     """What the planner said cannot be a proposal. `reason` is a code: empty, garbage, unknown-tool, bad-arguments,
-    too-long, plan-error, provider-timeout, provider-failed; `detail` is told to the planner once."""
+    too-long, plan-error, provider-timeout, provider-failed; `detail` is told to the planner once, and `provenance` is where
+    telling parts of it came from, by source."""
 
     reason: str
     detail: str
+    provenance: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
 
 Move: TypeAlias = Proposal | Finish | Malformed
@@ -76,7 +85,8 @@ class View:
     last move was one. `draw` is 0 for the ordinary proposal and n for the n-th independent draw of a vote: then the planner
     samples instead of giving its one likeliest answer. `last` is what the previous session saved. `slot` is `{"date",
     "time", "due", "kind", "id"}` in the task's zone. `recorded` maps step keys to what the parked session had done. `draws`
-    is how many independent answers to this one view are wanted; a planner may give fewer."""
+    is how many independent answers to this one view are wanted; a planner may give fewer. `behind` is what stood in a ledger
+    event that memory tells of, with its sources."""
 
     session: str
     task: str
@@ -90,6 +100,7 @@ class View:
     rejected: str | None
     steps_left: int
     tokens_left: int
+    behind: Callable[[int], Sequence[Said]] = _nothing
     draw: int = 0
     draws: int = 1
 

@@ -11,7 +11,8 @@ from perdure.state.events.drafts import JSON, ActionStatus, Decided, Draft, Effe
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class StepRejected(Draft):
-    """A proposal that never became an action: malformed, unknown tool, arguments outside the schema, secret, over-long."""
+    """A proposal that never became an action: malformed, unknown tool, arguments outside the schema, secret, over-long. The
+    payload is `{"detail", "provenance"}`: what the planner was told, and which telling parts of it came from where, by source."""
 
     type: ClassVar[str] = "step.rejected"
     session: str

@@ -62,8 +62,9 @@ class SessionOpened(Draft):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SessionClosed(Draft):
-    """How a session ended and what it used. The payload is `{"saved": …, "says": …}`: what `last.*` will show, and the
-    planner's closing words. `saved`: it finished, and what it saved is what the next one sees."""
+    """How a session ended and what it used. The payload is `{"saved": …, "says": …, "provenance": …}`: what `last.*` will show,
+    the planner's closing words, and for a model's words which telling parts of both came from where, by source. `saved`: it
+    finished, and what it saved is what the next one sees."""
 
     type: ClassVar[str] = "session.closed"
     session: str

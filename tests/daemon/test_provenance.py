@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.daemon.provenance import Origin, Shown, by_trust, distinctive_parts, of_model, texts_by_trust
+from perdure.daemon.provenance import Origin, Recalled, Shown, by_trust, distinctive_parts, of_model, texts_by_trust
 
 LOG = (
     "read_file",
@@ -33,7 +33,7 @@ LOG = (
     ],
 )
 def test_value_is_traced(value, sources):
-    shown = Shown(instruction="Write reports/today.md", recalled=["198.51.100.4 was blocked"], outputs=[LOG])
+    shown = Shown(instruction="Write reports/today.md", recalled=[Recalled("198.51.100.4 was blocked")], outputs=[LOG])
     assert of_model({"x": value}, shown)["x"] == sources
 
 
