@@ -7,21 +7,27 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from perdure.errors import PerdureError
 from perdure.state.anchor import NAME as ANCHOR_NAME
 from perdure.state.anchor import AnchorWriter, anchors
-from perdure.state.events import Event, LedgerOpened
+from perdure.state.events import LedgerOpened
 from perdure.state.ledger import Ledger
-from perdure.state.opening import DAMAGE, connect_to_read, connect_to_write, damaged, is_older
+from perdure.state.opening import (
+    DAMAGE,
+    Progress,
+    connect_to_read,
+    connect_to_write,
+    damaged,
+    is_older,
+    rebuild_from_events,
+)
 from perdure.state.ownership import Owner
-from perdure.state.projections import rebuild
 from perdure.state.reading import Head, LedgerReader
-from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import SCHEMA_VERSION
 from perdure.state.segments import sync
 from perdure.state.unsealing import unseal
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
     from perdure.state.signing import Signer
 
 ANCHOR_SUFFIX: Final = ".anchor"
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +107,26 @@ def _stage(file: Path, staging: Path, *, progress: Progress | None = None) -> No
             beside = file.with_name(file.name + suffix)
             if beside.exists():
                 shutil.copyfile(beside, staging / name)
-        _bring_up_to_date(staging / "ledger.db")
+        _bring_up_to_date(staging / "ledger.db", progress)
     except (OSError, sqlite3.Error) as error:
         hint = "Name a file or directory that `perdure backup` wrote, and check disk space"
         raise PerdureError("read", str(file), str(error), hint) from error
 
 
-def _bring_up_to_date(copy: Path) -> None:
+def _bring_up_to_date(copy: Path, progress: Progress | None) -> None:
     """A copy that an older Perdure made is checked, and restored, with the tables of this one."""
     with contextlib.suppress(PerdureError, *DAMAGE):  # what is wrong with it is what `verify` says
         with contextlib.closing(connect_to_read(copy)) as connection:
             older = is_older(connection)
         if older:
-            connect_to_write(copy).close()
+            connect_to_write(copy, progress=progress).close()
 
 
 def verify_copy(file: Path, *, progress: Progress | None = None, public_key: str | None = None) -> Report:
     """Check a whole copy with its anchor, in a temporary directory. Raises PerdureError where it cannot be read."""
     with tempfile.TemporaryDirectory(prefix="perdure-verify-") as directory:
         staging = Path(directory)
-        _stage(file, staging)
+        _stage(file, staging, progress=progress)
         return verify(staging, progress=progress, public_key=public_key)
 
 
@@ -188,39 +193,17 @@ def restore(
     return Restored(head, epoch, replaced)
 
 
-def rebuild_projections(state_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+def rebuild_projections(state_dir: Path, *, progress: Progress | None = None) -> int:
     """Make all projections anew from the events, in one transaction; returns how many events were replayed.
 
     The caller holds the workspace's lock. Raises PerdureError where the events themselves are not sound.
     """
     path = state_dir / "ledger.db"
     with contextlib.closing(connect_to_write(path, check_projections=False)) as connection:
-        reader = LedgerReader(connection)
-        total, done = reader.head().seq, 0
         try:
-            connection.execute("BEGIN IMMEDIATE")
-
-            def counted() -> Iterator[Event]:
-                nonlocal done
-                for event in reader.events():
-                    yield event
-                    done += 1
-                    if progress is not None and (done % 1000 == 0 or done == total):
-                        progress(done, total)
-
-            rebuild(connection, counted())
-            connection.execute("COMMIT")
-        except LedgerRefused as error:
-            connection.execute("ROLLBACK")
-            raise PerdureError(
-                "rebuild",
-                str(path),
-                f"{error.object}: {error.cause}",
-                "The events are not sound: see what `perdure verify` says",
-            ) from error
-        except sqlite3.Error as error:
+            return rebuild_from_events(connection, path, progress)
+        except DAMAGE as error:
             raise damaged(path, error) from error
-    return done
 
 
 def _fence_of(path: Path) -> int:
@@ -233,7 +216,7 @@ def _set_aside(path: Path, epoch: int) -> Path | None:
     if not path.exists():
         return None
     with contextlib.suppress(PerdureError, sqlite3.Error):
-        connect_to_write(path).close()  # closing carries the log into the file
+        connect_to_write(path, check_projections=False).close()  # closing carries the log into the file
     kept = path.with_name(f"{path.name}.replaced-{epoch}")
     wal = path.with_name(path.name + "-wal")
     if wal.exists():  # a log that could not be carried over must never be applied to the file that comes next

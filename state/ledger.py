@@ -17,7 +17,7 @@ from perdure.state import chain, places
 from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
 from perdure.state.canonical import canonical_object
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
-from perdure.state.opening import connect_to_write, damaged
+from perdure.state.opening import Progress, connect_to_write, damaged, missing
 from perdure.state.projections import apply, epoch
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused, LedgerUnwritable
@@ -90,11 +90,10 @@ class Ledger:
         from perdure import __version__
         from perdure.state.migrations import migrate
 
-        if path.exists() or last_anchor(path.parent) is not None:
-            raise PerdureError(
-                "create", str(path), "a ledger is there, or its anchor says that there was one",
-                "Open it, or put a backup in its place with `perdure restore FILE`",
-            )  # fmt: skip
+        if path.exists():
+            raise PerdureError("create", str(path), "a ledger is there already", "Open it: nothing is overwritten")
+        if last_anchor(path.parent) is not None:
+            raise missing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unborn = path.with_name(path.name + ".new")  # renamed when whole: a crash leaves no half-made ledger
         try:
@@ -129,14 +128,15 @@ class Ledger:
         redact: Callable[[JSON], JSON] | None = None,
         sign: Signer | None = None,
         announce: Callable[[Anchored], None] | None = None,
+        progress: Progress | None = None,
     ) -> Ledger:
         """Open for writing as the owner with this fence (ownership.Owner hands it out). `sign` signs each anchored head;
-        `announce` is told of each, to note it elsewhere too.
+        `announce` is told of each, to note it elsewhere too; `progress` is told how far an older ledger is brought up to date.
 
         Raises PerdureError for a truncated, foreign, newer, corrupt or replaced file, with the command that mends it;
         LedgerRefused (rule `stale-fence`) for an owner that has been succeeded.
         """
-        connection = connect_to_write(path)
+        connection = connect_to_write(path, progress=progress)
         try:
             connection.execute("BEGIN IMMEDIATE")
             latest = connection.execute("SELECT fence FROM ownership").fetchone()[0]

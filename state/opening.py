@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from perdure.errors import PerdureError
 from perdure.state import chain
 from perdure.state.anchor import Anchored, last_anchor
+from perdure.state.events import Event
 from perdure.state.projections import rebuild
 from perdure.state.reading import LedgerReader, read_only_uri
 from perdure.state.refusals import LedgerRefused
@@ -25,12 +27,17 @@ DAMAGE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 OLDER_HINT: Final = "Start the daemon with this version, or run `perdure ledger rebuild`: the events stay as they are"
 RESTORE_HINT: Final = "Put a backup in its place with `perdure restore FILE`; the damaged file is kept beside it"
 
+Progress: TypeAlias = Callable[[int, int], None]  # told (done, total) now and then, in events
+_EVENTS_BETWEEN: Final = 1_000  # calls of it
+
 _log = logging.getLogger(__name__)
 
 
-def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.Connection:
+def connect_to_write(
+    path: Path, *, check_projections: bool = True, progress: Progress | None = None
+) -> sqlite3.Connection:
     """The one connection that writes and checkpoints (WAL, synchronous=FULL). Projections of an older Perdure are made anew
-    from the events, in one transaction. Raises PerdureError."""
+    from the events, in one transaction, of which `progress` is told. Raises PerdureError."""
     check_file(path)
     try:
         connection = sqlite3.connect(
@@ -42,7 +49,8 @@ def connect_to_write(path: Path, *, check_projections: bool = True) -> sqlite3.C
             set_pragmas(connection)
             check_tail(connection, path)
             if check_projections and is_older(connection):
-                _bring_up_to_date(connection, path)
+                _log.warning("%s is of an older Perdure: its tables are made anew from the events", path)
+                rebuild_from_events(connection, path, progress)
             if check_projections:
                 check_projection_tables(connection, path)
         except BaseException:
@@ -92,7 +100,7 @@ def check_file(path: Path) -> None:
             header = file.read(_HEADER_BYTES)
         size = path.stat().st_size
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing(path) from None
     except OSError as error:
         raise PerdureError(
             "open", str(path), error.strerror or str(error), "Check its permissions: `perdure doctor`"
@@ -147,17 +155,30 @@ def _schema_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
-    _log.warning("%s is of an older Perdure: its tables are made anew from the events", path)
+def rebuild_from_events(connection: sqlite3.Connection, path: Path, progress: Progress | None = None) -> int:
+    """Make all projections anew from the events, in one transaction; returns how many events were replayed. Raises
+    PerdureError where the events are not sound, one of DAMAGE where the file is corrupt; the transaction is then still open."""
+    reader = LedgerReader(connection)
+    total, done = reader.head().seq, 0
+
+    def counted() -> Iterator[Event]:
+        nonlocal done
+        for event in reader.events():
+            yield event
+            done += 1
+            if progress is not None and (done % _EVENTS_BETWEEN == 0 or done == total):
+                progress(done, total)
+
     connection.execute("BEGIN IMMEDIATE")
     try:
-        rebuild(connection, LedgerReader(connection).events())
+        rebuild(connection, counted())
     except LedgerRefused as error:
         raise PerdureError(
-            "open", str(path), f"{error.object}: {error.cause}",
+            "make the tables anew in", str(path), f"{error.object}: {error.cause}",
             "The events are not sound: see what `perdure verify` says",
         ) from error  # fmt: skip
     connection.execute("COMMIT")
+    return done
 
 
 def check_projection_tables(connection: sqlite3.Connection, path: Path) -> None:
@@ -222,7 +243,8 @@ def damaged(path: Path, error: Exception) -> PerdureError:
     return PerdureError("open", str(path), f"the file is corrupt ({text})", RESTORE_HINT)
 
 
-def _missing(path: Path) -> PerdureError:
+def missing(path: Path) -> PerdureError:
+    """What to say where there is no such file: whether there has been one, the anchor knows."""
     if last_anchor(path.parent) is not None:
         return PerdureError("open", str(path), "the file is gone, but its anchor is there", RESTORE_HINT)
     return PerdureError(

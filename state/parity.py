@@ -22,6 +22,7 @@ PAGE_ROWS: Final = 500
 INDEXES_ASKED: Final = ("actions_open", "slots_due")  # what events are checked with; the others are for readers
 _SORTED: Final[tuple[type | tuple[type, ...], ...]] = (type(None), (int, float), str, bytes)  # as SQLite does
 DIFFERENCES_SHOWN_MAX: Final = 5  # per table; one cause usually shows in many rows
+VALUE_SHOWN_MAX: Final = 60  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,28 @@ class Difference:
 
     table: str
     key: tuple[Any, ...]
+    columns: tuple[str, ...]
     stored: tuple[Any, ...] | None
     replayed: tuple[Any, ...] | None
 
     def __str__(self) -> str:
         key = "/".join(str(part) for part in self.key)
         if self.stored is None:
-            return f"{self.table} {key} is missing: the events lead to {self.replayed}"
+            return f"{self.table} {key} is missing, which the events lead to"
         if self.replayed is None:
-            return f"{self.table} {key} has no event behind it: {self.stored}"
-        return f"{self.table} {key} is {self.stored}, but the events lead to {self.replayed}"
+            return f"{self.table} {key} has no event behind it"
+        values = zip(self.columns, self.stored, self.replayed, strict=True)
+        differ = [
+            f"{name} is {_short(mine)} and should be {_short(theirs)}"
+            for name, mine, theirs in values
+            if mine != theirs
+        ]
+        return f"{self.table} {key}: {'; '.join(differ)}"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= VALUE_SHOWN_MAX else text[: VALUE_SHOWN_MAX - 1] + "…"
 
 
 class Replay:
@@ -85,7 +98,7 @@ def differences(stored: sqlite3.Connection, replayed: sqlite3.Connection) -> Ite
         try:
             yield from itertools.islice(_table_differences(stored, replayed, table), DIFFERENCES_SHOWN_MAX)
         except sqlite3.OperationalError as error:
-            yield Difference(table, (str(error),), None, ())
+            yield Difference(table, (str(error),), (), None, ())
 
 
 def schema_differences(stored: sqlite3.Connection) -> list[str]:
@@ -119,7 +132,8 @@ def _objects(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
 def _table_differences(stored: sqlite3.Connection, replayed: sqlite3.Connection, table: str) -> Iterator[Difference]:
     info = replayed.execute(f'PRAGMA table_info("{table}")').fetchall()
     keys = [index for _, index in sorted((column[5], index) for index, column in enumerate(info) if column[5])]
-    columns = ", ".join(f'"{column[1]}"' for column in info)
+    names = tuple(column[1] for column in info)
+    columns = ", ".join(f'"{name}"' for name in names)
     order = ", ".join(f'"{info[index][1]}"' for index in keys)
     sql = f'SELECT {columns} FROM "{table}" ORDER BY {order}'  # noqa: S608 - names come from our own schema
     left, right = _first_difference(stored.execute(sql), replayed.execute(sql))
@@ -131,14 +145,14 @@ def _table_differences(stored: sqlite3.Connection, replayed: sqlite3.Connection,
     while mine is not None or theirs is not None:
         if mine is None or (theirs is not None and _place(key(theirs)) < _place(key(mine))):
             assert theirs is not None
-            yield Difference(table, key(theirs), None, theirs)
+            yield Difference(table, key(theirs), names, None, theirs)
             theirs = next(right, None)
         elif theirs is None or _place(key(mine)) < _place(key(theirs)):
-            yield Difference(table, key(mine), mine, None)
+            yield Difference(table, key(mine), names, mine, None)
             mine = next(left, None)
         else:
             if mine != theirs:
-                yield Difference(table, key(mine), mine, theirs)
+                yield Difference(table, key(mine), names, mine, theirs)
             mine, theirs = next(left, None), next(right, None)
 
 

@@ -104,9 +104,9 @@ def verify(
             _check_payloads(connection, report)
             if replay is not None and not older:
                 for difference in differences(connection, replay.connection):
-                    report.add(0, "projection-differs", f"{difference}. Mend with `perdure ledger rebuild`")
+                    report.add(0, "projection-differs", str(difference))
                 for seq, words in places.discrepancies(connection, report.head.seq):
-                    report.add(seq, "place-differs", f"{words}. Mend with `perdure ledger rebuild`")
+                    report.add(seq, "place-differs", words)
         except DAMAGE as error:
             report.add(0, "corrupt", f"{error}. Put a backup in its place with `perdure restore FILE`")
     return report

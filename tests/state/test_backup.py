@@ -78,7 +78,7 @@ def test_a_tampered_backup_is_refused_and_nothing_is_touched(saved, tmp_path):
     data[place : place + 10] = b"write_fill"
     file.write_bytes(data)
     before = saved.path.read_bytes()
-    with pytest.raises(PerdureError, match="event"):
+    with pytest.raises(PerdureError, match="write_fill"):
         restore(saved, file)
     assert saved.path.read_bytes() == before
     assert not list(saved.directory.glob("restore-*"))

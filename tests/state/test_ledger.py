@@ -28,7 +28,7 @@ def test_a_new_ledger_begins_with_its_opening(story):
 
 def test_an_existing_ledger_is_never_recreated(story):
     story.create().close()
-    with pytest.raises(PerdureError, match="perdure restore"):
+    with pytest.raises(PerdureError, match="nothing is overwritten"):
         story.create()
     story.path.unlink()
     with pytest.raises(PerdureError, match="perdure restore"):  # the anchor remembers

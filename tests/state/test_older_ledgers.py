@@ -17,34 +17,45 @@ from perdure.state.unsealing import verify_segments
 from perdure.state.verification import verify
 
 
-def made_by_an_older_perdure(path):
-    """The same events, below tables as the first schema had them."""
+def made_by_an_older_perdure(path, schema=1):
+    """The same events, below tables as this schema had them."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("DROP TABLE resumptions")
-        db.execute("DROP INDEX sessions_saved")
-        db.execute("ALTER TABLE sessions DROP COLUMN saved")
-        db.execute("ALTER TABLE tasks DROP COLUMN timezone")
-        db.execute("PRAGMA user_version = 1")
+        db.execute("DROP INDEX sessions_intended")
+        db.execute("ALTER TABLE sessions DROP COLUMN last_intended_at")
+        db.execute("DROP INDEX actions_elsewhere")
+        db.execute("CREATE INDEX actions_open ON actions(seq_intended) WHERE state = 'intended'")
+        db.execute("CREATE INDEX actions_calls ON actions(tool, intended_at) WHERE intended_at IS NOT NULL")
+        if schema == 1:
+            db.execute("DROP TABLE resumptions")
+            db.execute("DROP INDEX sessions_saved")
+            db.execute("ALTER TABLE sessions DROP COLUMN saved")
+            db.execute("ALTER TABLE tasks DROP COLUMN timezone")
+        db.execute(f"PRAGMA user_version = {schema}")
 
 
+@pytest.mark.parametrize("schema", [1, 2])
 @pytest.mark.parametrize("how", ["a start", "ledger rebuild"])
-def test_the_tables_of_an_older_perdure_are_made_anew_from_the_events(story, how):
+def test_the_tables_of_an_older_perdure_are_made_anew_from_the_events(story, how, schema):
     story.live().close()
     before = story.verify().head
-    made_by_an_older_perdure(story.path)
+    made_by_an_older_perdure(story.path, schema)
     assert story.kinds() == {"older-schema"}
     with pytest.raises(PerdureError, match="older Perdure") as info:
         LedgerReader.open(story.path)
     assert "perdure ledger rebuild" in info.value.hint
+    seen: list[tuple[int, int]] = []
     if how == "a start":
-        story.open().close()
+        story.open(progress=lambda done, total: seen.append((done, total))).close()
     else:
-        rebuild_projections(story.directory)
+        rebuild_projections(story.directory, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(before.seq, before.seq)]  # told of each thousand events, and of the last
     report = story.verify()
     assert report.ok, report.findings
     assert report.head == before
     with LedgerReader.open(story.path) as reader:
         assert projections.sessions(reader)
+        assert projections.open_intents(reader) == []
+        assert len(projections.call_times(reader, "write_file", 0)) == len(projections.actions(reader)) - 1
 
 
 def test_a_backup_of_an_older_perdure_is_checked_and_restored(story, tmp_path):
