@@ -165,7 +165,7 @@ def gather_facts(
         day_cost_usd=day.usd,
         tool_calls_hour=calls_hour,
         tool_calls_day=calls_day,
-        success_rate=projections.success_rate(runtime.ledger.reader, task.name, tool),
+        success_rate=runtime.recent.success_rate(task.name, tool),
     )
 
 

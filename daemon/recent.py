@@ -4,8 +4,8 @@ session has heard. Read once, then kept up with each commit, so that a step cost
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.resumption import chain
@@ -34,6 +34,7 @@ class Recent:
         self._lines: dict[str, tuple[str, ...]] = {}  # session -> itself and those that it goes on from
         self._heard: dict[str, set[tuple[str, EffectClass]]] = {}  # session -> tools that ended there
         self._running: dict[str, EffectClass] = {}  # open intent -> its effect class
+        self._successes: dict[tuple[str, str], tuple[int, int]] = {}  # (task, tool) -> actions tried, and succeeded
         ledger.subscribe(self.feed)
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -43,6 +44,10 @@ class Recent:
                 self._intended(event)
             elif event.type == "action.ended":
                 self._ended(event)
+            elif event.type == "action.verified":
+                if not event.body["passed"]:  # rare: what it changes is read again
+                    self._successes.clear()
+                    self._running.pop(event.body["action"], None)
             elif event.type == "model.requested":
                 self._last_model_call = max(self._last_model_call, event.at)
             elif event.type == "session.closed":
@@ -60,12 +65,31 @@ class Recent:
     def _ended(self, event: Event) -> None:
         body = event.body
         effect = self._running.pop(body["action"], None)
+        self._count(body, again=effect is None)
         heard = self._heard.get(body["session"])
         if heard is None:
             return
         if effect is None and (row := projections.action(self._reader, body["action"])) is not None:
             effect = row.effect
         heard.add((body["tool"], effect or "read"))
+
+    def _count(self, body: Mapping[str, Any], *, again: bool) -> None:
+        known = self._successes.get(key := (body["task"], body["tool"]))
+        if known is None:
+            return
+        if again or body["attempt"] > 1:
+            del self._successes[key]
+        else:
+            self._successes[key] = known[0] + 1, known[1] + (body["status"] == "succeeded")
+
+    def success_rate(self, task: str, tool: str) -> float:
+        """The share of this tool's ended actions in this task that succeeded and that no verification contradicted; -1: none
+        yet."""
+        known = self._successes.get((task, tool))
+        if known is None:
+            known = self._successes[task, tool] = projections.successes(self._reader, task, tool)
+        tried, succeeded = known
+        return succeeded / tried if tried else -1.0
 
     def calls(self, tool: str, now: int) -> tuple[int, int]:
         """How many actions of this tool were started in the last hour, and in the last day: those that other sessions have

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from perdure.state.attempts import SUCCEEDED, TRIED, attempts
 from perdure.state.escalations import use_approval
 from perdure.state.events import ActionStatus, Decided, EffectClass, Event
 from perdure.state.reading import LedgerReader
@@ -66,9 +67,26 @@ def action(reader: LedgerReader, id: str) -> ActionRow | None:
     return next((_row(row) for row in reader.rows("SELECT * FROM actions WHERE action = ?", id)), None)
 
 
+_SUCCESSES: Final = (
+    "SELECT COALESCE(SUM(tried), 0), COALESCE(SUM(succeeded), 0) FROM ("  # noqa: S608 - fixed words
+    "SELECT tried, succeeded FROM reliability WHERE task = ?1 AND tool = ?2"
+    f" UNION ALL SELECT COUNT(*), {SUCCEEDED} FROM sessions s CROSS JOIN actions a ON a.session = s.session"
+    f" WHERE s.task = ?1 AND s.status IS NULL AND a.tool = ?2 AND {TRIED})"
+)
+_OPEN_INTENTS: Final = attempts("a.*", "s.status IS NULL", "a.state = 'intended'") + " ORDER BY seq_intended"
+_CALLS: Final = "a.tool = ?1 AND a.intended_at >= ?2"
+_CALL_TIMES: Final = (
+    attempts("a.intended_at AS at", "s.status IS NULL", _CALLS)
+    + " UNION ALL "
+    + attempts("a.intended_at", "s.last_intended_at >= ?2", _CALLS)
+    + " ORDER BY at"
+)
+
+
 def open_intents(reader: LedgerReader) -> list[ActionRow]:
-    """Actions with an intent and no outcome, oldest first: running now, or cut off by a crash. Costs O(open)."""
-    return [_row(row) for row in reader.rows("SELECT * FROM actions WHERE state = 'intended' ORDER BY seq_intended")]
+    """Actions with an intent and no outcome, oldest first: running now, or cut off by a crash. Reads the actions of the open
+    sessions only: none closes over an open intent."""
+    return [_row(row) for row in reader.rows(_OPEN_INTENTS)]
 
 
 def unknown_actions(reader: LedgerReader) -> list[ActionRow]:
@@ -76,17 +94,9 @@ def unknown_actions(reader: LedgerReader) -> list[ActionRow]:
     return [_row(row) for row in reader.rows("SELECT * FROM actions WHERE status = 'unknown' ORDER BY seq_ended")]
 
 
-def tool_calls(reader: LedgerReader, tool: str, since: int, task: str | None = None) -> int:
-    """How many actions of this tool were started at `since` (microseconds UTC) or later."""
-    sql = "SELECT COUNT(*) FROM actions WHERE tool = ? AND intended_at >= ?"
-    rows = reader.rows(sql, tool, since) if task is None else reader.rows(sql + " AND task = ?", tool, since, task)
-    return int(rows[0][0])
-
-
 def call_times(reader: LedgerReader, tool: str, since: int) -> list[int]:
     """When the actions of this tool that were started at `since` (microseconds UTC) or later were started, ascending."""
-    sql = "SELECT intended_at FROM actions WHERE tool = ? AND intended_at >= ? ORDER BY intended_at"
-    return [row[0] for row in reader.rows(sql, tool, since)]
+    return [row[0] for row in reader.rows(_CALL_TIMES, tool, since)]
 
 
 def tools_ended(reader: LedgerReader, session: str) -> set[tuple[str, EffectClass]]:
@@ -95,10 +105,11 @@ def tools_ended(reader: LedgerReader, session: str) -> set[tuple[str, EffectClas
     return set(reader.rows(sql, session))
 
 
-def success_rate(reader: LedgerReader, task: str, tool: str) -> float:
-    """The share of this tool's ended actions in this task that succeeded and that no verification contradicted; -1: none yet."""
-    rows = reader.rows("SELECT succeeded, tried FROM reliability WHERE task = ? AND tool = ?", task, tool)
-    return rows[0][0] / rows[0][1] if rows and rows[0][1] else -1.0
+def successes(reader: LedgerReader, task: str, tool: str) -> tuple[int, int]:
+    """(actions of this tool in this task of which an attempt ended, those of them that succeeded and that no verification
+    contradicted)."""
+    tried, succeeded = reader.rows(_SUCCESSES, task, tool)[0]
+    return tried, succeeded
 
 
 _BOOLEANS: Final = tuple(index for index, field in enumerate(fields(ActionRow)) if field.name in ("undo", "verified"))
@@ -128,7 +139,7 @@ _INTEND: Final = (
 )
 _END: Final = (
     "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ?"
-    " WHERE action = ? AND task = ? AND tool = ? AND attempt = ? AND state = 'intended'"
+    " WHERE action = ? AND task = ? AND tool = ? AND attempt = ? AND state = 'intended' AND attempt_session = session"
 )
 
 
@@ -242,16 +253,14 @@ def action_ended(db: Executor, event: Event) -> None:
     outcome = (body["status"], body.get("error"), _integer(body.get("undo")), event.at, event.seq)
     settles, attempt = bool(body.get("settles")), body["attempt"]
     if not settles and db.execute(_END, (*outcome, body["action"], body["task"], body["tool"], attempt)).rowcount:
-        # A repeated attempt was counted when it became unknown: it may only gain the success.
-        _count(db, body["task"], body["tool"], 0 if attempt > 1 else 1, 1 if body["status"] == "succeeded" else 0)
-        return
+        return  # its session is open, and counts it when it closes
     about = f"the outcome of action {body['action']}"
     row = db.execute(
-        "SELECT task, tool, state, attempt, status FROM actions WHERE action = ?", (body["action"],)
+        "SELECT task, tool, state, attempt, status, verified FROM actions WHERE action = ?", (body["action"],)
     ).fetchone()
     if row is None:
         raise LedgerRefused("no-such-action", about, "it was never proposed")
-    task, tool, state, attempt, status = row
+    task, tool, state, attempt, status, verified = row
     if (task, tool) != (body["task"], body["tool"]):
         raise LedgerRefused("action-mismatch", about, "task or tool are not the action's")
     if settles:
@@ -266,26 +275,26 @@ def action_ended(db: Executor, event: Event) -> None:
     if body["attempt"] != attempt:
         raise LedgerRefused("attempt-number", about, f"attempt {body['attempt']} is not the last one, {attempt}")
     db.execute(
-        "UPDATE actions SET status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
+        "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ? WHERE action = ?",
         (*outcome, body["action"]),
     )
-    _count(db, task, tool, 0, 1 if body["status"] == "succeeded" else 0)
+    # A repeated attempt, or one that is settled, was counted when it became unknown: it may only gain the success.
+    first = attempt == 1 and not settles
+    _count_late(db, body["action"], 1 if first else 0, 1 if body["status"] == "succeeded" and verified != 0 else 0)
 
 
 def action_verified(db: Executor, event: Event) -> None:
     """Something other than the planner looked; one contradiction takes the success away."""
     body = event.body
     about = f"the verification of action {body['action']}"
-    row = db.execute(
-        "SELECT task, tool, state, status, verified FROM actions WHERE action = ?", (body["action"],)
-    ).fetchone()
+    row = db.execute("SELECT state, status, verified FROM actions WHERE action = ?", (body["action"],)).fetchone()
     if row is None:
         raise LedgerRefused("no-such-action", about, "it was never proposed")
-    task, tool, state, status, verified = row
+    state, status, verified = row
     if state not in ("ended", "intended"):
         raise LedgerRefused("not-ended", about, f"it is {state}: there is nothing to verify")
     if body["passed"] is False and status == "succeeded" and verified != 0:
-        _count(db, task, tool, 0, -1)
+        _count_late(db, body["action"], 0, -1)
     passed = 0 if verified == 0 or body["passed"] is False else 1  # one contradiction is enough
     db.execute("UPDATE actions SET verified = ? WHERE action = ?", (passed, body["action"]))
 
@@ -301,11 +310,13 @@ def _require_resuming(db: Executor, session: str, proposed_in: str, about: str) 
         )  # fmt: skip
 
 
-def _count(db: Executor, task: str, tool: str, tried: int, succeeded: int) -> None:
+def _count_late(db: Executor, action: str, tried: int, succeeded: int) -> None:
+    """Count what became of an action after the session that proposed it had closed, and had counted its own."""
     db.execute(
-        "INSERT INTO reliability VALUES (?1, ?2, ?3, ?4) ON CONFLICT (task, tool)"
-        " DO UPDATE SET tried = tried + ?3, succeeded = succeeded + ?4",
-        (task, tool, tried, succeeded),
+        "INSERT INTO reliability SELECT a.task, a.tool, ?2, ?3 FROM actions a CROSS JOIN sessions s ON s.session = a.session"
+        " WHERE a.action = ?1 AND s.status IS NOT NULL ON CONFLICT (task, tool)"
+        " DO UPDATE SET tried = tried + ?2, succeeded = succeeded + ?3",
+        (action, tried, succeeded),
     )
 
 

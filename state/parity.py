@@ -19,7 +19,11 @@ from perdure.state.refusals import LedgerRefused
 from perdure.state.schema import PLACES, PROJECTION_TABLES, PROJECTIONS, TRUTH, statements
 
 PAGE_ROWS: Final = 500
-INDEXES_ASKED: Final = ("actions_open", "slots_due")  # what events are checked with; the others are for readers
+INDEXES_ASKED: Final = (
+    "actions_session",
+    "actions_elsewhere",
+    "slots_due",
+)  # what events are checked with; the others are for readers
 _SORTED: Final[tuple[type | tuple[type, ...], ...]] = (type(None), (int, float), str, bytes)  # as SQLite does
 DIFFERENCES_SHOWN_MAX: Final = 5  # per table; one cause usually shows in many rows
 VALUE_SHOWN_MAX: Final = 60  # characters

@@ -30,8 +30,7 @@ from perdure.state.journal import (
     actions,
     call_times,
     open_intents,
-    success_rate,
-    tool_calls,
+    successes,
     tools_ended,
     unknown_actions,
 )
@@ -73,8 +72,8 @@ __all__ = [
     "TaskRow", "action", "actions", "apply", "approved_escalations", "call_times", "calls_since", "configuration", "epoch",
     "escalation", "escalations", "grants", "last_answer_for", "last_call_at", "last_resumed", "last_saving_session",
     "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "outside_tool", "outside_tools",
-    "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend", "success_rate", "successors",
-    "task_first_loaded", "tasks", "tool_calls", "tools_ended", "unknown_actions", "waiting_sessions",
+    "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend", "successes", "successors",
+    "task_first_loaded", "tasks", "tools_ended", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {

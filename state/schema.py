@@ -12,7 +12,7 @@ Executor: TypeAlias = (
 )  # a cursor that is used again saves a tenth of an action's time
 
 APPLICATION_ID: Final = 0x50445552  # "PDUR", in the file's header: tells a ledger from any other SQLite file
-SCHEMA_VERSION: Final = 2  # PRAGMA user_version, and `schema` in ledger.opened; higher whenever a table below changes
+SCHEMA_VERSION: Final = 3  # PRAGMA user_version, and `schema` in ledger.opened; higher whenever a table below changes
 
 TRUTH: Final = """
 CREATE TABLE events (
@@ -146,13 +146,15 @@ CREATE TABLE sessions (
     opened_at INTEGER NOT NULL,
     closed_at INTEGER,
     seq_opened INTEGER NOT NULL,
-    seq_closed INTEGER
+    seq_closed INTEGER,
+    last_intended_at INTEGER -- of the attempts that ran in it; NULL while it is open
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX sessions_open ON sessions(task) WHERE status IS NULL;
 CREATE INDEX sessions_task ON sessions(task, seq_opened);
 CREATE INDEX sessions_seq ON sessions(seq_opened);
 CREATE INDEX sessions_resumes ON sessions(resumes) WHERE resumes IS NOT NULL;
 CREATE INDEX sessions_saved ON sessions(task, seq_closed) WHERE saved = 1;
+CREATE INDEX sessions_intended ON sessions(last_intended_at) WHERE last_intended_at IS NOT NULL;
 
 CREATE TABLE actions (
     action TEXT PRIMARY KEY,
@@ -181,13 +183,14 @@ CREATE TABLE actions (
     seq_intended INTEGER,
     seq_ended INTEGER
 ) STRICT, WITHOUT ROWID;
+-- Each index is a page more to write at every step. So what intent and outcome change is in none of them: an attempt is found
+-- through its session, which cannot close over an open one (journal.py).
 CREATE INDEX actions_session ON actions(session, seq_proposed);
-CREATE INDEX actions_open ON actions(seq_intended) WHERE state = 'intended';
+CREATE INDEX actions_elsewhere ON actions(attempt_session) WHERE attempt_session <> session;
 CREATE INDEX actions_unknown ON actions(seq_ended) WHERE status = 'unknown';
 CREATE INDEX actions_escalation ON actions(escalation) WHERE escalation IS NOT NULL;
-CREATE INDEX actions_calls ON actions(tool, intended_at) WHERE intended_at IS NOT NULL;
 
-CREATE TABLE reliability (
+CREATE TABLE reliability ( -- of the actions that closed sessions proposed
     task TEXT NOT NULL,
     tool TEXT NOT NULL,
     tried INTEGER NOT NULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from perdure.state.attempts import SUCCEEDED, TRIED, attempts
 from perdure.state.canonical import canonical
 from perdure.state.events import Event, SessionStatus
 from perdure.state.reading import LedgerReader
@@ -39,6 +40,7 @@ class SessionRow:
     closed_at: int | None
     seq_opened: int
     seq_closed: int | None
+    last_intended_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,10 @@ def session(reader: LedgerReader, id: str) -> SessionRow | None:
 
 
 def last_saving_session(reader: LedgerReader, task: str) -> SessionRow | None:
-    """The latest session of this task that finished and saved something for the next one, which nobody has erased."""
-    sql = "SELECT * FROM sessions WHERE task = ? AND saved = 1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE erased = seq_closed)"
+    """The latest session of this task that finished and saved something for the next one, which nobody has erased. A dry run
+    is none: what it read is still to be dealt with."""
+    sql = "SELECT * FROM sessions WHERE task = ? AND saved = 1 AND dry_run IS NULL"
+    sql += " AND NOT EXISTS (SELECT 1 FROM erasures WHERE erased = seq_closed)"
     sql += " ORDER BY seq_closed DESC LIMIT 1"
     return next((SessionRow(*row) for row in reader.rows(sql, task)), None)
 
@@ -148,6 +152,16 @@ def open_calls(reader: LedgerReader, session: str | None = None) -> list[CallRow
 
 # -- how events change the tables -------------------------------------------------------------------------------------
 
+_LAST_ATTEMPTS: Final = (
+    "SELECT MIN(CASE WHEN state = 'intended' THEN action END), MAX(intended_at) FROM ("  # noqa: S608 - fixed words
+    f"{attempts('a.action, a.state, a.intended_at', 's.session = ?1', 'TRUE')})"
+)
+_COUNT_SUCCESSES: Final = (
+    f"INSERT INTO reliability SELECT a.task, a.tool, COUNT(*) AS n, {SUCCEEDED} AS good FROM actions a"  # noqa: S608 - fixed words
+    f" WHERE a.session = ?1 AND {TRIED} GROUP BY a.task, a.tool ON CONFLICT (task, tool)"
+    " DO UPDATE SET tried = tried + excluded.tried, succeeded = succeeded + excluded.succeeded"
+)
+
 
 def session_opened(db: Executor, event: Event) -> None:
     """A bounded run begins: one per task at a time."""
@@ -186,24 +200,23 @@ def session_closed(db: Executor, event: Event) -> None:
         raise LedgerRefused("session-closed", about, f"it has already ended as {row[0]}")
     if row[1:] != (body["task"], body["slot"]):
         raise LedgerRefused("session-mismatch", about, "task or slot are not the session's")
-    intent = db.execute(
-        "SELECT action FROM actions WHERE state = 'intended' AND attempt_session = ? LIMIT 1", (body["session"],)
-    ).fetchone()
+    intent, last_intended_at = db.execute(_LAST_ATTEMPTS, (body["session"],)).fetchone()
     if intent:
         raise LedgerRefused(
             "intent-open",
             about,
-            f"action {intent[0]} has an intent and no outcome",
+            f"action {intent} has an intent and no outcome",
             "Record its outcome, or that it is unknown",
         )
     db.execute(
         "UPDATE sessions SET status = ?, reason = ?, saved = ?, steps = ?, tokens = ?, cost_usd = ?, duration_us = ?,"
-        " closed_at = ?, seq_closed = ? WHERE session = ?",
+        " closed_at = ?, seq_closed = ?, last_intended_at = ? WHERE session = ?",
         (
             body["status"], body["reason"], 1 if body.get("saved") else None, body["steps"], body["tokens"],
-            body["cost_usd"], body["duration_us"], event.at, event.seq, body["session"],
+            body["cost_usd"], body["duration_us"], event.at, event.seq, last_intended_at, body["session"],
         ),
     )  # fmt: skip
+    db.execute(_COUNT_SUCCESSES, (body["session"],))
 
 
 def require_open_session(db: Executor, session: str, task: str, about: str) -> None:

@@ -31,7 +31,7 @@ class Life:
 
     def go_on(self) -> None:
         self.at += CHANCE.choice([1, 10_000_000, HOUR // 3, HOUR, DAY // 3, -HOUR])
-        CHANCE.choice([self._session, self._act, self._act, self._act, self._end, self._end, self._model])()
+        CHANCE.choice([self._session, self._act, self._act, self._act, self._end, self._end, self._look, self._model])()
 
     def _session(self) -> None:
         task = CHANCE.choice("ab")
@@ -81,12 +81,33 @@ class Life:
             self.ledger.commit(again)
             self.running.append(again)
 
+    def _look(self) -> None:
+        """A verification, of an action that ended or that runs, in a session that is open or not."""
+        row = CHANCE.choice(projections.actions(self.ledger.reader, limit=8) or [None])
+        if row is not None and row.state in ("ended", "intended"):
+            self.ledger.commit(
+                e.ActionVerified(
+                    action=row.action, session=row.session, task=row.task, verifier="v", passed=CHANCE.random() < 0.6
+                )
+            )
+
     def _model(self) -> None:
         for task, session in self.open.items():
             asked = {"session": session, "task": task, "call": self.new("C"), "model": "m", "purpose": "propose"}
             self.ledger.commit(
                 e.ModelRequested(**asked, prompt_tokens=5, completion_cap=4, reserved_tokens=9, reserved_usd=0.5)
             )
+
+
+def started_since(reader, tool, since):
+    return reader.rows("SELECT COUNT(*) FROM actions WHERE tool = ? AND intended_at >= ?", tool, since)[0][0]
+
+
+def share_succeeded(reader, task, tool):
+    sql = "SELECT COUNT(*), SUM(status IS 'succeeded' AND verified IS NOT 0) FROM actions"
+    sql += " WHERE task = ? AND tool = ? AND (status IS NOT NULL OR attempt > 1)"
+    tried, succeeded = reader.rows(sql, task, tool)[0]
+    return succeeded / tried if tried else -1.0
 
 
 def test_it_says_what_the_ledger_says(tmp_path):
@@ -98,8 +119,11 @@ def test_it_says_what_the_ledger_says(tmp_path):
         if turn % 3 == 0:
             fresh = Recent(life.ledger)
             for tool in TOOLS:
-                hour, day = (projections.tool_calls(reader, tool, life.at - window) for window in (HOUR, DAY))
+                hour, day = (started_since(reader, tool, life.at - window) for window in (HOUR, DAY))
                 assert recent.calls(tool, life.at) == fresh.calls(tool, life.at) == (hour, day)
+                for task in "ab":
+                    rate = share_succeeded(reader, task, tool)
+                    assert recent.success_rate(task, tool) == fresh.success_rate(task, tool) == rate
             for session in life.open.values():
                 assert recent.heard(session) == fresh.heard(session)
                 expected = (

@@ -344,21 +344,35 @@ def test_pauses_of_one_task_and_of_all(story):
     assert p.paused(ledger.reader, "triage") == p.paused(ledger.reader, "other") == "too much"
 
 
-def test_the_success_rate_counts_outcomes_and_contradictions(story, open_session):
+def test_successes_count_outcomes_and_contradictions_also_after_their_session(story, open_session):
     ledger = story.ledger
-    assert p.success_rate(ledger.reader, "triage", "write_file") == -1
+
+    def successes():
+        return p.successes(ledger.reader, "triage", "write_file")
+
+    assert successes() == (0, 0)
     ids = [story.act(open_session) for _ in range(4)]
-    assert p.success_rate(ledger.reader, "triage", "write_file") == 1
-    contradiction = e.ActionVerified(action=ids[0], session=open_session, task="triage", verifier="v", passed=False)
-    ledger.commit(contradiction)
-    ledger.commit(contradiction)
-    assert p.success_rate(ledger.reader, "triage", "write_file") == 0.75
-    ledger.commit(story.proposal("U", open_session), story.decision("U", open_session), story.intent("U", open_session))
-    ledger.commit(story.outcome("U", open_session, "unknown"))
-    assert p.success_rate(ledger.reader, "triage", "write_file") == 0.6
+    assert successes() == (4, 4)
+    contradiction = {"session": open_session, "task": "triage", "verifier": "v", "passed": False}
+    ledger.commit(e.ActionVerified(action=ids[0], **contradiction))
+    ledger.commit(e.ActionVerified(action=ids[0], **contradiction))
+    assert successes() == (4, 3)
+    for action in ("U", "V"):
+        ledger.commit(story.proposal(action, open_session), story.decision(action, open_session))
+        ledger.commit(story.intent(action, open_session))
+        ledger.commit(story.outcome(action, open_session, "unknown"))
+    assert successes() == (6, 3)
     ledger.commit(story.outcome("U", open_session, settles=True))
-    assert p.success_rate(ledger.reader, "triage", "write_file") == 0.8
-    assert p.tool_calls(ledger.reader, "write_file", 0) == 5
+    assert successes() == (6, 4)
+    ledger.commit(story.closing(open_session, status="interrupted"))
+    assert successes() == (6, 4)
+    ledger.commit(e.ActionVerified(action=ids[1], **contradiction))
+    ledger.commit(e.ActionVerified(action=ids[1], **contradiction))
+    assert successes() == (6, 3)
+    ledger.commit(story.outcome("V", open_session, settles=True))
+    assert successes() == (6, 4)
+    assert len(p.call_times(ledger.reader, "write_file", 0)) == 6
+    assert p.call_times(ledger.reader, "write_file", story.at + 1) == []
 
 
 def test_ids_are_found_by_either_end(story, open_session):
