@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import structlog
+
 from perdure.daemon.anchoring import journal_note, record_key, signer
 from perdure.daemon.belonging import keep_to_workspace
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from perdure.daemon.mcp.servers import Servers
 
 LEDGER = "ledger.db"
+SECONDS_BETWEEN = 5.0  # words about an upgrade that takes long
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +51,14 @@ class OwnedLedger:
 
 
 @contextmanager
-def own_ledger(config: Config, clock: Clock | None = None, *, adopt: bool = False) -> Iterator[OwnedLedger]:
+def own_ledger(
+    config: Config, clock: Clock | None = None, *, adopt: bool = False, upgrading: Callable[[str], None] | None = None
+) -> Iterator[OwnedLedger]:
     """Take the workspace's lock and open its ledger, making it on first use. Raises PerdureError naming the holder's pid
-    where another process has the lock, and for a ledger of another workspace unless it is to be adopted."""
+    where another process has the lock, and for a ledger of another workspace unless it is to be adopted.
+
+    Bringing an older Perdure's ledger up to date takes a second for each 20,000 events or so: every few seconds the log, and
+    `upgrading`, are told how far it is."""
     clock = clock or SystemClock()
     identifiers = Identifiers(clock.now)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,8 +69,9 @@ def own_ledger(config: Config, clock: Clock | None = None, *, adopt: bool = Fals
             Ledger.create(path, now=clock.now, workspace=identifiers.new()).close()
         sign = signer(config)
         ledger = Ledger.open(
-            path, now=clock.now, fence=owner.fence, redact=redactor(config), sign=sign, announce=journal_note()
-        )
+            path, now=clock.now, fence=owner.fence, redact=redactor(config), sign=sign, announce=journal_note(),
+            progress=_now_and_then(clock, upgrading),
+        )  # fmt: skip
         try:
             keep_to_workspace(ledger, config, adopt=adopt)
             record_key(ledger, sign)
@@ -70,6 +80,22 @@ def own_ledger(config: Config, clock: Clock | None = None, *, adopt: bool = Fals
             ledger.close()
     finally:
         owner.release()
+
+
+def _now_and_then(clock: Clock, tell: Callable[[str], None] | None) -> Callable[[int, int], None]:
+    """Told of each step of an upgrade, tells of the first, the last, and of one every few seconds."""
+    said = [-SECONDS_BETWEEN]
+
+    def progress(done: int, total: int) -> None:
+        if clock.monotonic() - said[0] < SECONDS_BETWEEN and done < total:
+            return
+        said[0] = clock.monotonic()
+        words = f"bringing the ledger up to date: {done:,} of {total:,} events"
+        log.warning(words)
+        if tell is not None:
+            tell(words)
+
+    return progress
 
 
 @asynccontextmanager

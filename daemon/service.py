@@ -51,9 +51,9 @@ log = structlog.get_logger(__name__)
 class Service:
     """A running daemon on an open runtime."""
 
-    def __init__(self, runtime: Runtime, *, sessions_max: int | None = None) -> None:
+    def __init__(self, runtime: Runtime, supervision: Supervision, *, sessions_max: int | None = None) -> None:
         self.runtime = runtime
-        self.supervision = Supervision(heartbeat=runtime.config.state_dir / HEARTBEAT)
+        self.supervision = supervision
         self.runner = SlotRunner(runtime, stop=self.fail)
         self.timer = Timer(runtime, self.runner.wake, self.fail)
         self.reloader = Reloader(runtime, self.timer)
@@ -73,7 +73,7 @@ class Service:
             pid=os.getpid(), fence=runtime.ledger.fence, version=perdure.__version__, host=socket.gethostname()
         )
         await runtime.ledger.write(started)
-        settled = await recover(runtime)
+        settled = await self._recover()
         async with AsyncExitStack() as stack:
             self.timer.start()
             stack.callback(self.timer.stop)
@@ -101,6 +101,16 @@ class Service:
         if self.failed:  # the alarm itself needs no ledger: it may be the ledger that it is about
             await runtime.notifier.notify("daemon", "Perdure has stopped and nothing runs", self.reason, kind="alarm")
         return 1 if self.failed else 0
+
+    async def _recover(self) -> int:
+        """Settle what a crash left. That may run tools and ask probes: the service manager is not to end it half-way."""
+        asking = asyncio.create_task(
+            self.supervision.keep_starting("settling what the last run left open", self.runtime.clock.sleep)
+        )
+        try:
+            return await recover(self.runtime)
+        finally:
+            asking.cancel()
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         """Nobody waits for these: one that ends by itself would be missed in silence."""
@@ -193,13 +203,14 @@ async def serve(workspace: Path, *, on_event: OnEvent | None = None, sessions_ma
     loaded = load_workspace(workspace)
     watched = on_event is not None and log_lines.shown_together(sys.stdout, sys.stderr)  # who sees all needs no lines
     log_lines.configure(redact=redactor(loaded.config), level="error" if watched else "info")
-    with own_ledger(loaded.config) as owned:
+    supervision = Supervision(heartbeat=loaded.config.state_dir / HEARTBEAT)
+    with own_ledger(loaded.config, upgrading=supervision.starting) as owned:
         owned.ledger.subscribe(event_log.tell)
         if on_event is not None:
             owned.ledger.subscribe(on_event)
         try:
             async with open_runtime(owned, loaded) as runtime:
-                return await Service(runtime, sessions_max=sessions_max).run()
+                return await Service(runtime, supervision, sessions_max=sessions_max).run()
         except LedgerUnwritable as error:
             log.critical("the ledger cannot be written: nothing runs", reason=str(error))
             notifier = Notifier(loaded.config, owned.ledger, clock=owned.clock)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SECONDS_BETWEEN_BEATS = 5.0  # without a watchdog that says how often
+START_SECONDS_MORE = 60.0  # that the service manager is asked for at a time, while a start takes long
 
 
 class Supervision:
@@ -38,6 +39,10 @@ class Supervision:
     def seconds_between_beats(self) -> float:
         """A third of what the watchdog allows: one lost beat does no harm."""
         return min(self.watchdog_seconds / 3, SECONDS_BETWEEN_BEATS) if self.watchdog_seconds else SECONDS_BETWEEN_BEATS
+
+    def starting(self, status: str) -> None:
+        """Start-up goes on, and is given time for it: to be called again before `START_SECONDS_MORE` have passed."""
+        self._tell(_status(status), f"EXTEND_TIMEOUT_USEC={int(START_SECONDS_MORE * 1_000_000)}")
 
     def ready(self, status: str) -> None:
         """Start-up, or a reload, is done; `status` is the line that `systemctl status` shows."""
@@ -70,6 +75,12 @@ class Supervision:
             with suppress(OSError):
                 self.beat()
             await sleep(self.seconds_between_beats)
+
+    async def keep_starting(self, status: str, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Ask for more time until cancelled: a loop that hangs falls silent here, too."""
+        while True:
+            self.starting(status)
+            await sleep(SECONDS_BETWEEN_BEATS)
 
     def _tell(self, *lines: str) -> None:
         """sd_notify(3): one datagram of assignments. A supervisor that went away is not our failure."""

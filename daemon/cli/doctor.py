@@ -26,6 +26,7 @@ FREE_BYTES_WARN = 1_000_000_000
 FREE_INODES_BAD = 1_000
 WAL_BYTES_WARN = 64_000_000
 CLOCK_BEHIND_MAX = MINUTE
+FINDINGS_SHOWN_MAX = 5
 UNITS = (Path("/etc/systemd/system/perdure.service"), Path("/usr/lib/systemd/system/perdure.service"))
 CLOCK_UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
 
@@ -74,14 +75,19 @@ def doctor(invocation: Invocation, quick: bool) -> None:
             if diagnosis.mend:
                 invocation.say((" " * 16 + "mend: ", "faint"), diagnosis.mend)
         invocation.say()
-        wrong = sum(1 for diagnosis in found if diagnosis.verdict == "bad")
-        summary = (
-            (count(wrong, "thing needs", "things need") + " mending", "bad")
-            if wrong
-            else ("Nothing needs mending.", "good")
-        )
-        invocation.say(summary)
+        invocation.say(_summary(found))
     invocation.conclude()
+
+
+def _summary(found: list[Diagnosis]) -> tuple[str, Verdict]:
+    wrong = sum(1 for diagnosis in found if diagnosis.mend and diagnosis.verdict == "bad")
+    minor = sum(1 for diagnosis in found if diagnosis.mend and diagnosis.verdict == "warn")
+    if wrong:
+        more = f", and {minor:,} could be better" if minor else ""
+        return f"{count(wrong, 'thing needs', 'things need')} mending{more}.", "bad"
+    if minor:
+        return f"Nothing is broken; {count(minor, 'thing', 'things')} could be better.", "warn"
+    return "Nothing needs mending.", "good"
 
 
 def _configuration(invocation: Invocation) -> Iterator[Diagnosis]:
@@ -161,36 +167,34 @@ def _too_open(workspace: Path, state: Path) -> Iterator[Diagnosis]:
 
 
 def _opening(invocation: Invocation) -> Iterator[Diagnosis]:
-    if not (invocation.state_dir / LEDGER).exists():
-        yield Diagnosis("ledger", "good", "there is none yet: nothing has run")
-        return
     try:
-        head = invocation.ledger.head()
+        if invocation.has_ledger():
+            found = f"opens, {count(invocation.ledger.head().seq, 'event')} (not verified)"
+        else:
+            found = "there is none yet: nothing has run"
     except PerdureError as error:
         yield Diagnosis("ledger", "bad", error.cause, error.hint)
-        return
-    yield Diagnosis("ledger", "good", f"opens, {count(head.seq, 'event')} (not verified)")
+    else:
+        yield Diagnosis("ledger", "good", found)
 
 
 def _integrity(invocation: Invocation) -> Iterator[Diagnosis]:
     from perdure.daemon.cli.progress import counting
-    from perdure.daemon.cli.verification import accounted_until, slot_findings
+    from perdure.daemon.cli.verification import accounted_until, next_step, slot_findings
     from perdure.state.verification import verify
 
     if not (invocation.state_dir / LEDGER).exists():
-        yield Diagnosis("ledger", "good", "there is none yet: nothing has run")
+        yield from _opening(invocation)
         return
     with counting(invocation, "verifying") as progress:
         report = verify(invocation.state_dir, progress=progress)
-    for finding in report.findings[:10]:
-        mend = {
-            "older-schema": f"start the daemon with this version, or `{invocation.command} ledger rebuild`",
-            "projection-differs": f"stop the daemon, then `{invocation.command} ledger rebuild`",
-            "unreadable": f"`{invocation.command} restore FILE` puts a backup in its place",
-            "corrupt": f"`{invocation.command} restore FILE` puts a backup in its place",
-        }.get(finding.kind, f"`{invocation.command} verify` says more; keep the file, and restore a backup beside it")
-        yield Diagnosis("integrity", "bad" if finding.grave else "warn", str(finding), mend if finding.grave else "")
-    if report.ok:
+    for finding in report.findings[:FINDINGS_SHOWN_MAX]:
+        yield Diagnosis("integrity", "bad" if finding.grave else "warn", str(finding))
+    if not report.ok:
+        more = len(report.findings) - FINDINGS_SHOWN_MAX
+        found = "the ledger does not verify" + (f", in {count(more, 'more place')}" if more > 0 else "")
+        yield Diagnosis("integrity", "bad", found, next_step(invocation, report.findings))
+    else:
         yield Diagnosis(
             "integrity", "good", f"chain, anchor, payloads and tables of {count(report.events, 'event')} agree"
         )

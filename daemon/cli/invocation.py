@@ -129,13 +129,24 @@ class Invocation:
         except (KeyError, ValueError, OSError):
             return None
 
+    def has_ledger(self) -> bool:
+        """Whether anything has run here yet. Raises PerdureError where a ledger was there and is gone."""
+        if (self.state_dir / LEDGER).exists():
+            return True
+        from perdure.state.anchor import last_anchor
+        from perdure.state.opening import missing
+
+        if last_anchor(self.state_dir) is not None:
+            raise missing(self.state_dir / LEDGER)
+        return False
+
     @cached_property
     def ledger(self) -> LedgerReader:
         """The ledger, opened to be read; a daemon may be writing it at the same time."""
         from perdure.state.reading import LedgerReader
 
         path = self.state_dir / LEDGER
-        if not path.exists():
+        if not self.has_ledger():
             raise PerdureError(
                 "read the ledger of",
                 str(self.workspace),

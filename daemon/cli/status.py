@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.inbox import questions_table, row_json
-from perdure.daemon.cli.invocation import LEDGER, Invocation, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.page_parts import status_text
 from perdure.daemon.cli.terminal import line, one_line
 from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
@@ -74,7 +74,7 @@ class Overview:
 @with_invocation
 def status(invocation: Invocation, sessions_max: int) -> None:
     """Show the daemon, the next slots, the open questions and the last sessions."""
-    if not (invocation.state_dir / LEDGER).exists():
+    if not invocation.has_ledger():
         _nothing_yet(invocation)
         return
     seen = _overview(invocation, sessions_max)

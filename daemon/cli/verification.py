@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A firing is accounted for within moments of its time; a running daemon gets this long.
 GRACE = MINUTE
 SHOWN_MAX = 20
+SLOT_KINDS = frozenset({"slot-gap", "slot-count", "slot-unexpected"})
+TABLE_KINDS = frozenset({"older-schema", "projection-differs", "place-differs"})
 
 
 @click.command()
@@ -49,14 +51,14 @@ def verify(invocation: Invocation, path: Path | None, since: int, no_parity: boo
         _verify_backup(invocation, path, public_key)
     from perdure.state.verification import verify as verify_ledger
 
-    if not (invocation.state_dir / LEDGER).exists():
+    if not invocation.has_ledger():
         hint = "If there was one, put a backup in its place with `perdure restore PATH`"
-        raise PerdureError("verify", str(invocation.state_dir / LEDGER), "there is no such file", hint)
+        raise PerdureError("verify", str(invocation.state_dir / LEDGER), "there is no such file, nor an anchor", hint)
     with counting(invocation, "verifying") as progress:
         report = verify_ledger(invocation.state_dir, progress=progress, parity=not no_parity, public_key=public_key)
     findings = list(report.findings)
     checked_until: int | None = None
-    if not any(finding.kind in ("unreadable", "corrupt") for finding in findings):
+    if _can_be_asked(findings):
         checked_until = accounted_until(invocation)
         findings += slot_findings(invocation, checked_until - since, checked_until)
     invocation.verdict = 1 if any(finding.grave for finding in findings) else 0
@@ -65,6 +67,15 @@ def verify(invocation: Invocation, path: Path | None, since: int, no_parity: boo
     else:
         _print(invocation, report, findings, since, checked_until)
     invocation.conclude()
+
+
+def _can_be_asked(findings: list[Finding]) -> bool:
+    """Whether the tables of slots and tasks are there to be read."""
+    return not any(
+        finding.kind in ("unreadable", "corrupt", "older-schema")
+        or (finding.kind == "schema-changed" and finding.detail.startswith("table "))
+        for finding in findings
+    )
 
 
 def _verify_backup(invocation: Invocation, path: Path, public_key: str | None) -> None:
@@ -132,8 +143,22 @@ def _print(
     if backup is not None:
         invocation.say(("✗ the backup does not verify", "bad"), ": take another copy of it, or another backup")
         return
-    invocation.say(("✗ the ledger does not verify", "bad"), ". Keep the file as it is; ",
-                   (f"{invocation.command} restore PATH", "command"), " goes back to a backup")  # fmt: skip
+    invocation.say(("✗ the ledger does not verify", "bad"), ". ", next_step(invocation, findings))
+
+
+def next_step(invocation: Invocation, findings: list[Finding]) -> str:
+    """What to do about a ledger in which this was found."""
+    kinds = {finding.kind for finding in findings if finding.grave}
+    restore = f"`{invocation.command} restore PATH` goes back to a backup"
+    if kinds <= TABLE_KINDS:
+        return (
+            f"Its events are sound: stop the daemon, then `{invocation.command} ledger rebuild` makes the tables anew"
+        )
+    if kinds <= SLOT_KINDS:
+        return "Its events are sound, but no firing may be without its slot: report it, with the ledger"
+    if kinds == {"unreadable"}:  # which says itself what to do
+        return "The file is left as it is"
+    return f"Keep the file as it is: it shows what was done. {restore}, beside which it is kept"
 
 
 def accounted_until(invocation: Invocation) -> int:

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tests.daemon.stage import Stage
 
-from perdure.daemon.supervision import SECONDS_BETWEEN_BEATS, Supervision, seconds_since_beat
+from perdure.daemon.config import load_config
+from perdure.daemon.opening import own_ledger
+from perdure.daemon.supervision import SECONDS_BETWEEN_BEATS, START_SECONDS_MORE, Supervision, seconds_since_beat
 
 
 @pytest.fixture
@@ -25,6 +32,8 @@ def heard(manager: socket.socket) -> dict[str, str]:
 
 def test_the_manager_hears_the_life_of_the_daemon(manager: socket.socket, tmp_path: Path) -> None:
     supervision = Supervision({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+    supervision.starting("recovering")
+    assert heard(manager) == {"STATUS": "recovering", "EXTEND_TIMEOUT_USEC": str(int(START_SECONDS_MORE * 1_000_000))}
     supervision.ready("3 tasks; next log-triage 12:15")
     assert heard(manager) == {"READY": "1", "MAINPID": str(os.getpid()), "STATUS": "3 tasks; next log-triage 12:15"}
     supervision.status("one\nline")
@@ -35,6 +44,30 @@ def test_the_manager_hears_the_life_of_the_daemon(manager: socket.socket, tmp_pa
     assert heard(manager)["RELOADING"] == "1"
     supervision.stopping("parking 1 session", seconds_max=90)
     assert heard(manager) == {"STOPPING": "1", "STATUS": "parking 1 session", "EXTEND_TIMEOUT_USEC": "90000000"}
+
+
+def test_a_start_that_brings_an_older_ledger_up_to_date_is_given_time_for_it(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "workspace")
+    with own_ledger(load_config(stage.directory)) as owned:
+        events = owned.ledger.head.seq
+    with contextlib.closing(sqlite3.connect(stage.directory / "state" / "ledger.db")) as db:
+        db.execute("PRAGMA user_version = 1")
+    command = [sys.executable, "-m", "perdure.daemon.cli", "-w", str(stage.directory), "run", "--quiet"]
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        manager.settimeout(60)
+        said = [heard(manager)]
+        while "READY" not in said[-1]:
+            said.append(heard(manager))
+        process.terminate()
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    words = f"bringing the ledger up to date: {events} of {events} events"
+    assert said[0] == {"STATUS": words, "EXTEND_TIMEOUT_USEC": "60000000"}
+    assert any("settling" in one["STATUS"] and "EXTEND_TIMEOUT_USEC" in one for one in said[1:-1])
+    assert words in log
 
 
 def test_an_abstract_socket_is_reached_too() -> None:

@@ -336,3 +336,13 @@ def test_the_schema_of_policy_files_is_printed_for_editors_and_accepts_the_shipp
     validator = Draft202012Validator(json.loads(result.stdout))
     for path in library_files().values():
         assert not list(validator.iter_errors(yaml.safe_load(path.read_text())))
+
+
+@pytest.mark.parametrize("command", [["verify"], ["status"], ["ledger", "tail"], ["doctor"]])
+def test_a_ledger_that_is_gone_is_not_taken_for_one_that_never_was(parked, command):
+    for path in parked.state.glob("ledger.db*"):
+        path.unlink()
+    result = parked.call(*command)
+    assert result.exit_code == 1
+    assert "the file is gone, but its anchor is there" in " ".join((result.stdout + result.stderr).split())
+    assert "perdure restore" in result.stdout + result.stderr
