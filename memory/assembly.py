@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -59,7 +60,8 @@ class Material:
     standing: Sequence[Pin]
     story: Sequence[Summary]  # oldest first
     facts: Sequence[Fact]  # best first; those that hold and those disputed
-    superseded: frozenset[str]  # ids of the records behind facts that hold no longer
+    superseded: AbstractSet[str]  # ids of the records that say what holds no longer
+    fact_of: Mapping[str, str]  # of the record behind it, the id of each fact
     recalled: Sequence[Found]  # best first
 
 
@@ -88,6 +90,8 @@ def assemble(request: ContextRequest, material: Material, encoding: str = "o200k
     facts, spent_on_facts = _best(lines.facts, int(room * FACTS_SHARE), _cost(FACTS_HEADING, encoding) + 3, encoding)
     told = {id for line in story for id in _NAMED.findall(line.text)}
     shown = {line.item.id for line in lines.recalled if line.item.id in told and len(line.text) <= LINE_MAX}
+    stated = {line.item.id for line in facts}
+    shown |= {line.item.id for line in lines.recalled if material.fact_of.get(line.item.id) in stated}
     candidates = [line for line in lines.recalled if line.item.id not in shown]
     left = room - spent_on_story - spent_on_facts
     recalled, spent_on_recall = _best(candidates, left, _cost(RECALL_HEADING, encoding) + 3, encoding)
@@ -185,11 +189,10 @@ def _pinned_item(pinned: Pinned, encoding: str) -> Item:
 
 
 def _lines(request: ContextRequest, material: Material, room: int, encoding: str) -> _Lines:
-    told = {f"r{fact.id[1:]}" for fact in material.facts}
     recalled = (
         _recalled_line(found, request.task, encoding)
         for found in material.recalled
-        if found.record.id not in material.superseded and found.record.id not in told
+        if found.record.id not in material.superseded
     )
     return _Lines(
         story=[_story_line(summary, material.superseded, encoding) for summary in material.story],
@@ -208,11 +211,11 @@ def _within(room: float, lines: Iterable[_Line]) -> Iterator[_Line]:
         yield line
 
 
-def _story_line(summary: Summary, superseded: frozenset[str], encoding: str) -> _Line:
+def _story_line(summary: Summary, superseded: AbstractSet[str], encoding: str) -> _Line:
     mark = ", untrusted" if summary.untrusted else ""
     heading = f"## {summary.level} {minute(summary.start)} to {minute(summary.end)} ({summary.task}{mark})"
     told = summary.text
-    for id in superseded.intersection(_NAMED.findall(told)):
+    for id in superseded & set(_NAMED.findall(told)):
         told = told.replace(f"[{id}]", f"[{id}, no longer so]")
     count = summary.tokens if told is summary.text else tokens.count(told, encoding)
     source = (
@@ -286,7 +289,7 @@ def _best(lines: Sequence[_Line], room: int, heading: int, encoding: str) -> tup
 
 def _reason(line: _Line, shown: set[str]) -> Item:
     item = line.item
-    why = "left out: the story tells it" if item.id in shown else "left out: no room"
+    why = "left out: the story or a fact tells it" if item.id in shown else "left out: no room"
     return Item(kind=item.kind, id=item.id, tokens=item.tokens, why=f"{why} ({item.why})", source=item.source)
 
 

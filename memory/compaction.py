@@ -181,9 +181,14 @@ class Compaction:
             self._remove([record])
 
     def _erase(self, seq: int) -> None:
-        self._store.remove_claim(seq)
+        told = self._store.records_from(seq)
+        for each in {
+            seq,
+            *(int(id[1:]) for id in told),
+        }:  # a fact has its result's number, and rests on its proposal too
+            self._store.remove_claim(each)
         self._store.remove_pin_from(seq)
-        self._remove(self._store.records_from(seq))
+        self._remove(told)
         if (told := self._store.summary_from(seq)) is not None:
             self._remake(told)
 

@@ -11,6 +11,7 @@ from typing import Literal
 from perdure.memory.store import Claim, Speaker, fact_key
 
 VALUE_MAX = 4_000  # characters; a longer value is a document, not a fact
+SOURCES_MAX = 8  # ledger events that a fact names; how often it was confirmed is counted beyond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +52,26 @@ def settle(claims: Iterable[Claim], *, shared: bool = False) -> list[Fact]:
             groups[task, key] = sorted([*groups[task, key], *of_all], key=lambda claim: claim.seq)
     facts: dict[tuple[str, str], Fact] = {}
     for (task, _), group_claims in groups.items():
-        for fact in _settle_one(group_claims):
+        settling = Settling()
+        for claim in group_claims:
+            settling.add(claim)
+        for fact in settling.facts:
             facts.setdefault((fact.id, "" if fact.task is None else task), fact)
     return sorted(facts.values(), key=lambda fact: (fact.valid_from, fact.id))
 
 
-def _settle_one(claims: list[Claim]) -> list[Fact]:
-    settled: list[Fact] = []
-    current: int | None = None  # where in `settled` the current fact stands
-    disputes: list[int] = []
-    for claim in claims:
+class Settling:
+    """What the claims about one attribute of one subject come to, taken one by one in the order of the ledger: a further claim
+    costs the same however many came before."""
+
+    def __init__(self) -> None:
+        self.facts: list[Fact] = []
+        self.said: list[list[int]] = []  # of each fact, the ledger events that claimed it
+        self._current = 0
+        self._disputes: list[int] = []
+
+    def add(self, claim: Claim) -> list[int]:
+        """Take the next claim; returns which of `facts` it changed or made."""
         fact = Fact(
             id=f"f{claim.seq}",
             task=claim.task,
@@ -72,29 +83,33 @@ def _settle_one(claims: list[Claim]) -> list[Fact]:
             source=f"#{claim.seq}",
             speaker=claim.speaker,
         )
-        if current is None:
-            settled.append(fact)
-            current = len(settled) - 1
-            continue
-        held = settled[current]
-        same = next((i for i in (current, *disputes) if _same(settled[i].value, claim.value)), None)
+        if not self.facts:
+            return [self._new(fact, claim)]
+        held = self.facts[self._current]
+        open_ones = [self._current, *self._disputes]
+        same = next((place for place in open_ones if _same(self.facts[place].value, claim.value)), None)
         outranked = held.speaker == "person" and claim.speaker != "person"
-        if same is not None and (same == current or outranked):
-            twin = settled[same]
+        if same is not None and (same == self._current or outranked):
+            twin = self.facts[same]
             speaker: Speaker = "person" if claim.speaker == "person" else twin.speaker
-            sources = f"{twin.source} #{claim.seq}" if twin.confirmed < 8 else twin.source
-            settled[same] = replace(twin, confirmed=twin.confirmed + 1, speaker=speaker, source=sources)
-        elif outranked:
-            settled.append(replace(fact, standing="disputed"))
-            disputes.append(len(settled) - 1)
-        else:
-            for index in (current, *disputes):
-                settled[index] = replace(
-                    settled[index], valid_to=claim.at, standing="superseded", superseded_by=fact.id
-                )
-            settled.append(fact)
-            current, disputes = len(settled) - 1, []
-    return settled
+            sources = f"{twin.source} #{claim.seq}" if twin.confirmed < SOURCES_MAX else twin.source
+            self.facts[same] = replace(twin, confirmed=twin.confirmed + 1, speaker=speaker, source=sources)
+            self.said[same].append(claim.seq)
+            return [same]
+        if outranked:
+            self._disputes.append(self._new(replace(fact, standing="disputed"), claim))
+            return [self._disputes[-1]]
+        for place in open_ones:
+            self.facts[place] = replace(
+                self.facts[place], valid_to=claim.at, standing="superseded", superseded_by=fact.id
+            )
+        self._current, self._disputes = self._new(fact, claim), []
+        return [*open_ones, self._current]
+
+    def _new(self, fact: Fact, claim: Claim) -> int:
+        self.facts.append(fact)
+        self.said.append([claim.seq])
+        return len(self.facts) - 1
 
 
 def _same(one: str, other: str) -> bool:

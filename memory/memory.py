@@ -21,11 +21,11 @@ from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
+from perdure.memory.settled import Settled
 from perdure.memory.since import gone, standing, tells_of
 from perdure.memory.store import WORKSPACE, MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
-from perdure.memory.terms import query_terms
 from perdure.state.events import CompactionFailed, CompactionFinished, CompactionStopped, SummaryMade, SummaryRefused
 from perdure.state.ledger import Ledger, LedgerReader
 
@@ -83,6 +83,7 @@ class Memory:
         self._keep_us = keep_us
         self._store: Store
         self._catalogue: Catalogue
+        self._settled: Settled
         self._reader: LedgerReader
         self._index: VectorIndex | None = None
         self._compacting = asyncio.Lock()
@@ -252,7 +253,7 @@ class Memory:
             self._store.close()
             _remove(path)
             self._store = Store.open(path, identity=self._identity())
-            self._catalogue = Catalogue(self._store)
+            self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
 
     def _remember_head(self) -> None:
         mark = self._store.watermark
@@ -284,13 +285,15 @@ class Memory:
         near = self._near(request.scope, request.query, candidates)
         recalled = self._search(request.scope, request.query, near, request.now, int(assembly.REACH * request.budget))
         without = gone(self._store, self._reader)  # where memory could not be brought up to date
-        claims = (claim for claim in self._store.claims(request.scope) if claim.seq not in without)
-        held = settle(claims, shared=request.scope == WORKSPACE)
+        self._settled.refresh()
+        facts = self._settled.of(request.scope)
+        facts.remove(without)
         material = assembly.Material(
             standing=standing(self._store, self._reader, request.scope, without),
             story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
-            facts=_by_relevance(held, request.query)[:FACTS_MAX],
-            superseded=frozenset(f"r{fact.id[1:]}" for fact in held if fact.standing == "superseded"),
+            facts=facts.relevant(request.query, FACTS_MAX),
+            superseded=facts.superseded,
+            fact_of=facts.fact_of,
             recalled=[each for each in recalled if each.record.seq not in without],
         )
         context = assembly.assemble(request, material)
@@ -395,7 +398,7 @@ class Memory:
                 f"memory.db was put aside as {kept.name} and is made again from the ledger: {damage.cause}",
             )
             self._store = Store.open(path, identity=self._identity())
-        self._catalogue = Catalogue(self._store)
+        self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
 
     def _identity(self) -> str:
         first = next(iter(self._reader.events(limit=1)), None)
@@ -411,17 +414,6 @@ class Memory:
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
-
-
-def _by_relevance(facts: Sequence[Fact], query: str) -> list[Fact]:
-    """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
-    words = set(query_terms(query))
-
-    def rank(fact: Fact) -> tuple[int, int, int, str]:
-        shared = len(words & set(query_terms(f"{fact.subject} {fact.attribute} {fact.value}")))
-        return (-shared, 0 if fact.speaker == "person" else 1, -fact.valid_from, fact.id)
-
-    return sorted((fact for fact in facts if fact.standing != "superseded"), key=rank)
 
 
 def _remove(path: Path) -> None:

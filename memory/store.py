@@ -37,6 +37,7 @@ class Store(SummaryRows, PassRows):
         self._db = connection
         self.path = path
         self._removed_rows: list[int] | None = []  # None: nobody knows
+        self._removed_claims: list[int] | None = []
 
     @classmethod
     def open(cls, path: Path, *, identity: str) -> Store:
@@ -99,6 +100,8 @@ class Store(SummaryRows, PassRows):
         except BaseException:
             if self._removed_rows:
                 self._removed_rows = None
+            if self._removed_claims:
+                self._removed_claims = None
             if self._db.in_transaction:  # on a full disk SQLite has rolled back already
                 self._db.execute("ROLLBACK")
             raise
@@ -282,7 +285,21 @@ class Store(SummaryRows, PassRows):
 
     def remove_claim(self, seq: int) -> None:
         """Forget what ledger event `seq` claimed."""
-        self._db.execute("DELETE FROM claims WHERE seq = ?", (seq,))
+        if self._db.execute("DELETE FROM claims WHERE seq = ?", (seq,)).rowcount and self._removed_claims is not None:
+            self._removed_claims.append(seq)
+
+    def take_removed_claims(self) -> list[int] | None:
+        """The claims removed since the last call, or None where a rollback made them unknown."""
+        removed, self._removed_claims = self._removed_claims, []
+        return removed
+
+    def last_claim(self) -> int:
+        """The ledger event of the newest claim."""
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM claims").fetchone()[0])
+
+    def claims_after(self, seq: int) -> list[Claim]:
+        """The claims of later ledger events, oldest first."""
+        return [_claim(row) for row in self._db.execute(f"{_CLAIMS} WHERE seq > ? ORDER BY seq", (seq,))]
 
     def claims(self, scope: str, subject: str | None = None, attribute: str | None = None) -> list[Claim]:
         """The claims that a scope may see, oldest first."""
@@ -294,9 +311,8 @@ class Store(SummaryRows, PassRows):
             "subject": _like(fact_key(subject or "", "").removesuffix("\x1f")) + "\x1f%",
             "attribute": "%\x1f" + _like(fact_key("", attribute or "").removeprefix("\x1f")),
         }
-        columns = ", ".join(Claim.__slots__)
-        rows = self._db.execute(f"SELECT {columns} FROM claims WHERE {' AND '.join(where)} ORDER BY seq", values)
-        return [Claim(**dict(zip(Claim.__slots__, row, strict=True))) for row in rows]
+        rows = self._db.execute(f"{_CLAIMS} WHERE {' AND '.join(where)} ORDER BY seq", values)
+        return [_claim(row) for row in rows]
 
     # -- pins -------------------------------------------------------------------------------------------------------------
 
@@ -327,6 +343,12 @@ class Store(SummaryRows, PassRows):
 
 _COLUMNS = "id, seq, at, task, session, kind, speaker, untrusted, text, tokens, sources, cold"
 _RECORDS = f"SELECT {_COLUMNS} FROM records"
+_CLAIMS = "SELECT seq, at, task, subject, attribute, value, speaker FROM claims"
+
+
+def _claim(row: Sequence[Any]) -> Claim:
+    seq, at, task, subject, attribute, value, speaker = row
+    return Claim(seq=seq, at=at, task=task, subject=subject, attribute=attribute, value=value, speaker=speaker)
 
 
 def _record(row: Sequence[Any]) -> Record:

@@ -41,7 +41,8 @@ from perdure.memory.embedding import DIMENSIONS, MiniLM
 from perdure.memory.keys import embedded, keys, reduced
 from perdure.memory.memory import Memory
 from perdure.memory.recall import CANDIDATES, Weights, search
-from perdure.memory.store import Record, Store
+from perdure.memory.store import Claim, Record, Store, Summary
+from perdure.memory.summaries import PERIODS, Extractive, period, period_id, session_id, summarised
 
 LOCOMO = Path(__file__).parents[2] / ".." / "shared" / "data" / "locomo10.json"
 BUDGETS = (1_000, 2_000, 4_000, 8_000)
@@ -195,18 +196,62 @@ WORDS = [
 QUERIES = 60
 NOW = 1_790_000_000_000_000
 KEYS_EACH = 2  # sentences of a record that have a vector of their own
+STEPS = 10  # records of a session
+MINUTE = 60_000_000
+FACT_EACH = 10  # every tenth record is a fact, about one of so many things:
+THINGS = 2_000
+OTHERS = 5  # further tasks, which have every fourth session
+FIRST_SEQ = 10_000_000  # above whatever the small ledger beside it comes to
 
 
-def synthetic(count: int) -> Iterator[Record]:
-    """Records with words as frequent as words are (Zipf), ten to a session, up to an hour before NOW."""
+def synthetic(count: int) -> Iterator[tuple[Record, Claim | None]]:
+    """Records with words as frequent as words are (Zipf), a minute apart, ten to a session, up to an hour before NOW; three
+    sessions of four are the task's own, and every tenth record is a fact that something was found to be so."""
     chance = np.random.default_rng(1)
     order = np.minimum(chance.zipf(1.3, (count, 30)), len(WORDS)) - 1
-    for seq in range(1, count + 1):
-        text = " ".join(WORDS[place] for place in order[seq - 1])
-        yield Record(
-            id=f"x{seq}", seq=seq, at=NOW - (count - seq + 60) * 60_000_000, task=SCOPE, session=f"s{seq // 10}", kind="action",
-            speaker="tool", untrusted=True, text=text, tokens=tokens.count(text), sources=(seq,),
+    things = chance.integers(0, THINGS, count)
+    for number in range(count):
+        seq, at, session = FIRST_SEQ + number, NOW - (count - number + 60) * MINUTE, number // STEPS
+        task = SCOPE if session % 4 else f"other-{session // 4 % OTHERS}"
+        text = " ".join(WORDS[place] for place in order[number])
+        claim = None
+        if number % FACT_EACH == 0:
+            thing, value = WORDS[things[number]], " ".join(text.split()[:4])
+            claim = Claim(
+                seq=seq, at=at, task=task, subject=thing, attribute="state", value=value, speaker="agent" if number % 100 else "person"
+            )  # fmt: skip
+            text = f"{thing} — state: {value}"
+        record = Record(
+            id=f"r{seq}", seq=seq, at=at, task=task, session=f"s{session}", kind="action" if claim is None else "fact",
+            speaker="tool" if claim is None else claim.speaker, untrusted=claim is None, text=text, tokens=tokens.count(text),
+            sources=(seq,),
         )  # fmt: skip
+        yield record, claim
+
+
+def told(store: Store, count: int) -> None:
+    """The summaries of all that has closed, as compaction leaves them: each session, day, week and month of each task."""
+    clock = NOW - 61 * MINUTE
+    for session in range(count // STEPS):
+        records = store.session_records(f"s{session}")
+        task, start, end = str(records[0].task), records[0].at, records[-1].at
+        put(store, summarised(session_id(f"s{session}"), task, "session", start, end, records, Extractive()))
+    for level in PERIODS:
+        start, end = period(level, NOW - (count + 60) * MINUTE)
+        while end <= clock:
+            for task in store.tasks_between(start, end):
+                records = store.records_between(task, start, end)
+                put(
+                    store,
+                    summarised(period_id(task, level, start, "UTC"), task, level, start, end, records, Extractive()),
+                )
+            start, end = period(level, end)
+    store.set_setting("clock", str(clock))
+
+
+def put(store: Store, summary: Summary | None) -> None:
+    if summary is not None:
+        store.put_summary(summary)
 
 
 def fill(path: Path, identity: str, size: int) -> float:
@@ -216,11 +261,15 @@ def fill(path: Path, identity: str, size: int) -> float:
     store = Store.open(path, identity=identity)
     begun = time.process_time()
     with store.transaction():
-        for record in synthetic(size):
+        for record, claim in synthetic(size):
             store.add_record(record)
+            if claim is not None:
+                store.add_claim(claim)
     each_us = (time.process_time() - begun) / size * 1e6
+    with store.transaction():
+        told(store, size)
     for start in range(0, size, 2_000):
-        ids = [f"x{seq}" for seq in range(start + 1, min(start + 2_000, size) + 1)]
+        ids = [f"r{FIRST_SEQ + number}" for number in range(start, min(start + 2_000, size))]
         vectors = chance.standard_normal((len(ids), 1 + KEYS_EACH, DIMENSIONS)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
         with store.transaction():

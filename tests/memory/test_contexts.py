@@ -86,6 +86,7 @@ def materials(draw):
         facts=[fact for fact in facts if fact.standing == "current"],
         recalled=found,
         superseded=frozenset(f"r{fact.id[1:]}" for fact in facts if fact.standing == "superseded"),
+        fact_of={f"r{fact.id[1:]}": fact.id for fact in facts},
     )
 
 
@@ -105,7 +106,7 @@ CONTEXTS_OF_A_CASE = 4
 
 @settings(max_examples=500, deadline=None)
 @given(*CASES)
-@example(Material(standing=[], story=[], facts=[], superseded=frozenset(), recalled=[]), [], 0, 0, 1.0)
+@example(Material(standing=[], story=[], facts=[], superseded=frozenset(), fact_of={}, recalled=[]), [], 0, 0, 1.0)
 def test_no_context_is_above_its_budget(material, pinned, budget, overhead, factor):  # 2,000 contexts
     check_budgets(material, pinned, budget, overhead, factor)
 
@@ -136,7 +137,7 @@ def check_budgets(material, pinned, budget, overhead, factor):
 
 
 def fitting(**changes):
-    empty = {"standing": [], "story": [], "facts": [], "superseded": frozenset(), "recalled": []}
+    empty = {"standing": [], "story": [], "facts": [], "superseded": frozenset(), "fact_of": {}, "recalled": []}
     return Material(**{**empty, **changes})
 
 
@@ -191,6 +192,7 @@ def test_a_superseded_fact_is_never_shown_as_one_that_holds():
         fitting(
             facts=[f for f in facts if f.standing == "current"],
             superseded=frozenset({"r1"}),
+            fact_of={},
             recalled=found,
             story=[story],
         ),

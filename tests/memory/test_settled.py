@@ -1,0 +1,116 @@
+"""Facts kept in step with the claims are those that settling all claims anew gives, and cost what is new."""
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.memory.facts import settle
+from perdure.memory.settled import Settled
+from perdure.memory.store import WORKSPACE, Claim, Store
+from perdure.memory.terms import query_terms
+from perdure.state.retention import erase
+
+TASKS = ["triage", "other", None]
+SCOPES = ["triage", "other", WORKSPACE]
+
+said = st.tuples(
+    st.sampled_from(TASKS),
+    st.sampled_from(["web-1", "web-2"]),
+    st.sampled_from("abc"),
+    st.sampled_from(["agent", "person"]),
+)
+steps = st.lists(
+    st.one_of(said, st.integers(1, 12), st.sampled_from(["look", "roll back", "one scope"])), min_size=1, max_size=20
+)
+
+
+def anew(store, scope, query):
+    """What relevance was before anything was kept: all claims settled, and the facts that are held in order."""
+    words = set(query_terms(query))
+    facts = settle(store.claims(scope), shared=scope == WORKSPACE)
+
+    def rank(fact):
+        shared = len(words & set(query_terms(f"{fact.subject} {fact.attribute} {fact.value}")))
+        return (-shared, fact.speaker != "person", -fact.valid_from, fact.id)
+
+    held = sorted((fact for fact in facts if fact.standing != "superseded"), key=rank)
+    return held, {f"r{fact.id[1:]}" for fact in facts if fact.standing == "superseded"}
+
+
+@given(steps=steps)
+def test_what_is_kept_is_what_settling_anew_gives(tmp_path_factory, steps):
+    store = Store.open(tmp_path_factory.mktemp("memory") / "memory.db", identity="x")
+    settled = Settled(store)
+    for seq, step in enumerate(steps, 1):
+        if isinstance(step, tuple):
+            task, subject, value, speaker = step
+            with store.transaction():
+                store.add_claim(
+                    Claim(seq=seq, at=seq, task=task, subject=subject, attribute="owner", value=value, speaker=speaker)
+                )
+        elif isinstance(step, int):
+            with store.transaction():
+                store.remove_claim(step)
+        elif step == "roll back":
+            _removed_and_taken_back(store)
+        elif step == "one scope":
+            settled.of("triage")  # without a refresh, and before the others
+        settled.refresh()
+        if step == "look" or seq == len(steps):
+            for scope in SCOPES:
+                facts = settled.of(scope)
+                held, superseded = anew(store, scope, "who has web-1 or b")
+                assert facts.relevant("who has web-1 or b", 100) == held
+                assert facts.relevant("who has web-1 or b", 2) == held[:2]
+                assert superseded <= facts.superseded
+                assert not facts.superseded & {facts.fact_of[f"r{fact.id[1:]}"].replace("f", "r") for fact in held}
+    store.close()
+
+
+def _removed_and_taken_back(store):
+    try:
+        with store.transaction():
+            for seq in range(1, 12):
+                store.remove_claim(seq)
+            raise TimeoutError
+    except TimeoutError:
+        pass
+
+
+def test_a_fact_said_twice_and_then_superseded_is_recalled_as_neither(past, ask):
+    """The record of its repetition says what holds no longer as much as the first."""
+    for value in ("ops", "ops", "data"):
+        past.session(past.remember("web-1", "owner", value))
+    past.session(past.action("read_file", {"path": "web-1.log"}, "web-1 is up"))
+
+    async def seen():
+        memory = past.memory()
+        await memory.compact("triage", scope="triage")
+        context = await memory.assemble(ask("who is the owner of web-1"))
+        await memory.close()
+        return context
+
+    context = asyncio.run(seen())
+    assert "owner: data" in context.text
+    told = [line for line in context.text.splitlines() if "owner: ops" in line]
+    assert told
+    assert all("no longer so" in line for line in told)
+
+
+def test_a_fact_whose_proposal_is_erased_is_gone_before_and_after_a_rebuild(past):
+    past.session(past.remember("web-1", "owner", "ops"))
+    (proposed,) = past.ledger.reader.events(types=["action.proposed"])
+
+    async def known():
+        memory = past.memory()
+        await memory.compact("triage", scope="triage")
+        facts = await memory.facts("triage")
+        await memory.close()
+        return facts
+
+    assert len(asyncio.run(known())) == 1
+    erase(past.ledger, [proposed.seq], reason="private")
+    assert asyncio.run(known()) == []
+    (past.directory / "memory.db").unlink()
+    assert asyncio.run(known()) == []
