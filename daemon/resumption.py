@@ -128,7 +128,7 @@ def last_saved(reader: LedgerReader, task: str) -> dict[str, JSON]:
     # An older Perdure did not note which sessions saved something: where none is known to have, the latest are looked at.
     latest = [row] if row is not None else projections.sessions(reader, task, limit=LOOK_BACK_SESSIONS)
     for row in latest:
-        if row.seq_closed is None or row.status not in ("succeeded", "unverified"):
+        if row.seq_closed is None or row.dry_run or row.status not in ("succeeded", "unverified"):
             continue
         payload = reader.payload(row.seq_closed)
         if isinstance(payload, dict) and isinstance(saved := payload.get("saved"), dict) and saved:

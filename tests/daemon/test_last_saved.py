@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.daemon.stage import Stage
 
 from perdure.daemon.resumption import last_saved
 from perdure.state import events as e
@@ -30,3 +31,19 @@ def test_what_the_last_finished_session_saved_is_found_whether_it_was_noted_or_n
             ledger.commit(ended)
         assert last_saved(ledger.reader, "t") == {"offset": 2}
         assert last_saved(ledger.reader, "other") == {}
+
+
+async def test_a_dry_run_leaves_what_the_next_session_goes_on_from_as_it_was(tmp_path: Path):
+    stage = Stage(tmp_path / "workspace")
+    stage.write("inbox/new.log", "a line")
+    steps = "  - {do: read_file, args: {path: inbox/new.log}, save: offset}\n"
+    stage.playbook("triage", steps, tools="read_file")
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "triage", dry_run=True)).status == "unverified"
+        assert last_saved(runtime.ledger.reader, "triage") == {}, (
+            "the real session would leave out what the dry one read"
+        )
+        await stage.run(runtime, "triage")
+        stage.write("inbox/new.log", "another line")
+        await stage.run(runtime, "triage", dry_run=True)
+        assert "a line" in str(last_saved(runtime.ledger.reader, "triage")["offset"])
