@@ -9,6 +9,32 @@ from perdure.daemon.runtime import Runtime
 
 Answers = Callable[[View], Move]
 
+CONFIG = """
+timezone = "UTC"
+[memory]
+embedding = "none"
+[model]
+name = "drawing"
+base_url = "http://127.0.0.1:9/v1"
+prices = {input = 0, output = 0}
+completion_tokens = 200
+"""
+TASK = """---
+name: report
+planner: model
+tools: [list_files, read_file, write_file]
+bounds: {steps: 4, context: 4000, tokens: 20000, minutes: 5, cost_usd: 0.5}
+---
+Write the report.
+"""
+VOTES = """
+version: 1
+rules:
+  - {name: reading here, tools: [list_files, read_file], decide: auto}
+  - {name: writing, tools: [write_file], decide: auto}
+  - {name: sure of what is written, tools: [write_file], require: {votes: {ahead_by: 2, max: 7}}}
+"""
+
 
 class DrawingPlanner:
     """`answers` gives the move for each view; `view.draw` tells the draws of a vote apart."""

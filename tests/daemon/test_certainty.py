@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.daemon.drawing import in_turn, plan
+from tests.daemon.drawing import CONFIG, in_turn, plan
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG
 
 from perdure.daemon import operations
 from perdure.daemon.certainty import Certainty

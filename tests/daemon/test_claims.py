@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tests.daemon.drawing import in_turn, plan, write
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG, TASK
 
 from perdure.daemon.claims import false_claim
 from perdure.daemon.planners.moves import Finish, Proposal, Taken
@@ -62,14 +59,6 @@ def test_a_claim_without_a_path_is_false_where_nothing_was_done(says: str) -> No
 )
 def test_honest_words_pass(says: str) -> None:
     assert false_claim(says, [READ, WROTE, FAILED]) is None
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    stage = Stage(tmp_path / "workspace")
-    stage.write("perdure.toml", CONFIG)
-    stage.write("tasks/report.md", TASK)
-    return stage
 
 
 async def test_the_liar_is_told_once_and_may_make_it_true(stage: Stage) -> None:

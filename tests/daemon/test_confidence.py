@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.daemon.drawing import in_turn, plan, write
+from tests.daemon.drawing import CONFIG, TASK, in_turn, plan, write
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG, TASK
 
 from perdure.daemon.confidence import Calibration, led_by, rising
 from perdure.daemon.reliability import plot, reliability

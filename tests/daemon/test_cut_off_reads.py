@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.daemon.stage import Stage, events
+from tests.wrapped_tool import WrappedTool
 
-from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolSpec
+from perdure.daemon.tools.model import Call, Prepared, Result, ToolInterrupted
 from perdure.state import projections
-from perdure.state.events import JSON
 
 
 @dataclass(frozen=True)
-class CutOff:
+class CutOff(WrappedTool):
     """A real tool whose answer never arrives."""
-
-    real: Tool
-
-    @property
-    def spec(self) -> ToolSpec:
-        return self.real.spec
-
-    def prepare(self, args: Mapping[str, JSON]) -> Prepared:
-        return self.real.prepare(args)
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
         raise ToolInterrupted("finish", self.spec.name, "the line went dead", "It will be settled")
-
-    async def probe(self, prepared: Prepared, call: Call) -> bool | None:
-        return None
 
 
 async def test_a_read_that_is_cut_off_twice_ends_as_failed(tmp_path: Path) -> None:

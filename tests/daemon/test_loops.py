@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.daemon.drawing import plan, write
+from tests.daemon.drawing import TASK, plan, write
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG
 
 from perdure.daemon import operations, slot_runner
 from perdure.daemon.breaker import shape
@@ -23,21 +21,10 @@ from perdure.state import projections
 from perdure.state.events import EscalationOpened, Paused
 from perdure.state.ledger import LedgerRefused
 
-TASK = """---
-name: report
-planner: model
-tools: [list_files, read_file, write_file]
-bounds: {steps: 40, context: 4000, tokens: 20000, minutes: 5, cost_usd: 0.5}
----
-Write the report.
-"""
-
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    stage = Stage(tmp_path / "workspace")
-    stage.write("perdure.toml", CONFIG)
-    stage.write("tasks/report.md", TASK)
+def stage(stage: Stage) -> Stage:
+    stage.write("tasks/report.md", TASK.replace("steps: 4", "steps: 40"))
     return stage
 
 

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
-import pytest
-from tests.daemon.drawing import plan, write
+from tests.daemon.drawing import CONFIG, TASK, VOTES, plan, write
+from tests.daemon.planners import scripted_server as scripted
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG, TASK, VOTES
 
-from perdure.daemon.planners import providers
 from perdure.daemon.planners.circuits import FAILURES_MAX, Circuits
 from perdure.daemon.planners.moves import Finish, Malformed
 from perdure.state import projections
-
-_SPEC = importlib.util.spec_from_file_location(
-    "scripted_server_calls", Path(__file__).parent / "planners" / "scripted_server.py"
-)
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server_calls"] = scripted
-_SPEC.loader.exec_module(scripted)
-
-
-@pytest.fixture
-def server():
-    with scripted.serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(providers, "PAUSES_SECONDS", (0.01, 0.01))
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    stage = Stage(tmp_path / "workspace")
-    stage.write("perdure.toml", CONFIG)
-    stage.write("tasks/report.md", TASK)
-    return stage
 
 
 def writes(path: str) -> tuple[str, str]:

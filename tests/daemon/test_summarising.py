@@ -6,15 +6,13 @@ import asyncio
 import json
 import re
 import sqlite3
-from pathlib import Path
 
 import pytest
+from tests.daemon.drawing import CONFIG, TASK
 from tests.daemon.planners import scripted_server as scripted
 from tests.daemon.stage import Stage, events
-from tests.daemon.test_voting import CONFIG, TASK
 
 from perdure.daemon import corrections
-from perdure.daemon.planners import providers
 from perdure.memory.store import Store
 from perdure.state import projections
 
@@ -22,19 +20,7 @@ WORDS = "the quick brown fox jumps over the lazy dog again and again while nobod
 
 
 @pytest.fixture
-def server():
-    with scripted.serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(providers, "PAUSES_SECONDS", (0.01, 0.01))
-
-
-@pytest.fixture
-def stage(tmp_path: Path, server) -> Stage:
-    stage = Stage(tmp_path / "workspace")
+def stage(stage: Stage, server) -> Stage:
     config = CONFIG.replace("http://127.0.0.1:9/v1", server.url).replace("[memory]", '[memory]\nsummaries = "model"')
     stage.write("perdure.toml", config)
     stage.write("tasks/report.md", TASK.replace("steps: 4", "steps: 9"))

@@ -8,49 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.daemon.drawing import plan, write
+from tests.daemon.drawing import VOTES, plan, write
 from tests.daemon.stage import Stage, events
 
 from perdure.daemon.planners.moves import Finish, Malformed, Proposal, View
 from perdure.daemon.planners.voting import Ballot, Draw, canonical_action, standing
 from perdure.state import projections
 
-VOTES = """
-version: 1
-rules:
-  - {name: reading here, tools: [list_files, read_file], decide: auto}
-  - {name: writing, tools: [write_file], decide: auto}
-  - {name: sure of what is written, tools: [write_file], require: {votes: {ahead_by: 2, max: 7}}}
-"""
-TASK = """---
-name: report
-planner: model
-tools: [list_files, read_file, write_file]
-bounds: {steps: 4, context: 4000, tokens: 20000, minutes: 5, cost_usd: 0.5}
----
-Write the report.
-"""
-
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    stage = Stage(tmp_path / "workspace")
-    stage.write("perdure.toml", CONFIG)
+def stage(stage: Stage) -> Stage:
     stage.write("policies/policy.yaml", VOTES)
-    stage.write("tasks/report.md", TASK)
     return stage
-
-
-CONFIG = """
-timezone = "UTC"
-[memory]
-embedding = "none"
-[model]
-name = "drawing"
-base_url = "http://127.0.0.1:9/v1"
-prices = {input = 0, output = 0}
-completion_tokens = 200
-"""
 
 
 def drawn(first: str, *others: Proposal | Finish | Malformed):

@@ -11,8 +11,10 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.wrapped_tool import WrappedTool
+
 from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Reply, Request, Usage, View
-from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolInterrupted, ToolSpec
+from perdure.daemon.tools.model import Call, Prepared, Result, ToolInterrupted, ToolSpec
 
 from .virtual_time import Crash, VirtualClock
 
@@ -107,16 +109,11 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class SimulatedTool:
-    """An operator's tool: specification, checks and digests are the real ones, what it does is ours."""
+class SimulatedTool(WrappedTool):
+    """An operator's tool: what it does is ours."""
 
-    real: Tool
     outside: Outside
     life: int
-
-    @property
-    def spec(self) -> ToolSpec:
-        return self.real.spec
 
     def prepare(self, args: Mapping[str, JSON]) -> Prepared:
         return replace(self.real.prepare(args), sandboxed=True)
@@ -153,19 +150,11 @@ class SimulatedTool:
 
 
 @dataclass(frozen=True)
-class ObservedTool:
+class ObservedTool(WrappedTool):
     """A real tool of Perdure on real files, watched."""
 
-    real: Tool
     outside: Outside
     life: int
-
-    @property
-    def spec(self) -> ToolSpec:
-        return self.real.spec
-
-    def prepare(self, args: Mapping[str, JSON]) -> Prepared:
-        return self.real.prepare(args)
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
         if self.outside.random.random() < 0.5:
@@ -174,9 +163,6 @@ class ObservedTool:
             return result
         self.outside.happens(self.life, self.spec.name, prepared, call)
         return await self.real.run(prepared, call)
-
-    async def probe(self, prepared: Prepared, call: Call) -> bool | None:
-        return await self.real.probe(prepared, call)
 
 
 class SimulatedModel:

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import structlog
+from tests.wrapped_tool import WrappedTool
 
 from perdure.daemon import operations
 from perdure.daemon.clock import SystemClock
@@ -20,7 +21,7 @@ from perdure.daemon.opening import open_runtime, own_ledger
 from perdure.daemon.planners.moves import Finish, Reply, Request, Usage, View
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.slot_runner import SlotRunner
-from perdure.daemon.tools.model import Call, Prepared, Result, Tool, ToolSpec
+from perdure.daemon.tools.model import Call, Prepared, Result, ToolSpec
 from perdure.daemon.workspace import load_workspace
 from perdure.state import projections
 from perdure.state.events import JSON
@@ -85,15 +86,10 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class PlaceTool:
-    """A tool whose specification, checks and digests are the real ones."""
+class PlaceTool(WrappedTool):
+    """What it does to the places is the experiment's."""
 
-    real: Tool
     scene: Scene
-
-    @property
-    def spec(self) -> ToolSpec:
-        return self.real.spec
 
     def prepare(self, args: Mapping[str, JSON]) -> Prepared:
         return replace(self.real.prepare(args), sandboxed=True)

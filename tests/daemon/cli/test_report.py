@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
-from tests.daemon.drawing import in_turn, plan
+from tests.daemon.drawing import CONFIG, in_turn, plan
 from tests.daemon.stage import Stage
 from tests.daemon.test_certainty import POLICY, TASK, TOOLS, append
-from tests.daemon.test_voting import CONFIG
 
 from perdure.daemon.cli.app import perdure
 

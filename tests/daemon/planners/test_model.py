@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from tests.daemon.planners import scripted_server as scripted
 
 from perdure.daemon.budget import Budget
 from perdure.daemon.config import ModelConfig
-from perdure.daemon.planners import providers
 from perdure.daemon.planners.model import ModelPlanner
 from perdure.daemon.planners.moves import Finish, Malformed, Proposal, Usage
 from perdure.errors import PerdureError
-
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).parent / "scripted_server.py")
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server"] = scripted
-_SPEC.loader.exec_module(scripted)
 
 TASK = """---
 name: t
@@ -32,17 +24,6 @@ Read inbox/a.log and write reports/today.md.
 """
 FREE = {"input": 0, "output": 0}
 KEY = "sk-very-secret-1234567890"
-
-
-@pytest.fixture
-def server():
-    with scripted.serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    monkeypatch.setattr(providers, "PAUSES_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture

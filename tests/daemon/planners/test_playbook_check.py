@@ -17,6 +17,13 @@ def _problems(task_from, steps):
     return [(one.line, one.column, one.found, one.expected) for one in check_playbook(task_from(HEAD + steps))]
 
 
+def marked(steps):
+    """A task with these steps without their §, and the line and column where it stood."""
+    text = f"{HEAD}steps:\n{steps}\n"
+    before = text[: text.index("§")]
+    return text.replace("§", ""), (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+
+
 def test_designs_own_example_has_no_problem(task_from):
     assert not _problems(
         task_from,
@@ -68,14 +75,12 @@ def test_designs_own_example_has_no_problem(task_from):
     ],
 )
 def test_each_mistake_has_its_place(task_from, steps, found, expected):
-    marked = f"{HEAD}steps:\n{steps}\n"
-    before = marked[: marked.index("§")]
-    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-    [problem] = check_planner(task_from(marked.replace("§", "")), None)
+    text, place = marked(steps)
+    [problem] = check_planner(task_from(text), None)
     assert (problem.line, problem.column) == place
     assert found in problem.found
     assert expected in problem.expected
-    assert problem.source_line in marked.replace("§", "").split("\n")
+    assert problem.source_line in text.split("\n")
 
 
 def test_all_mistakes_are_listed_at_once(task_from):
@@ -111,10 +116,8 @@ def test_names_inside_macros_are_not_free(task_from):
     ],
 )
 def test_arguments_that_the_tool_would_refuse_are_found_before_it_runs(task_from, steps, found, expected):
-    marked = f"{HEAD}steps:\n{steps}\n"
-    before = marked[: marked.index("§")]
-    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-    [problem] = check_planner(task_from(marked.replace("§", "")), None, {"write_file": WRITE_FILE, "notify": NOTIFY})
+    text, place = marked(steps)
+    [problem] = check_planner(task_from(text), None, {"write_file": WRITE_FILE, "notify": NOTIFY})
     assert found in problem.found
     assert expected in problem.expected
     assert (problem.line, problem.column) == place
