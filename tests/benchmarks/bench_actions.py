@@ -28,11 +28,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.daemon.stage import open_steps
+
 from perdure.daemon.clock import MICROSECONDS, SystemClock
 from perdure.daemon.opening import open_runtime, own_ledger
 from perdure.daemon.planners.moves import Proposal
 from perdure.daemon.runtime import Runtime
-from perdure.daemon.steps import Steps
 from perdure.daemon.tools.model import Call, Prepared, Result, ToolSpec
 from perdure.daemon.workspace import load_workspace
 from perdure.state import events as e
@@ -96,32 +97,7 @@ class Workplace:
         original = runtime.tools["write_file"].spec
         runtime.tools = {**runtime.tools, "write_file": Trivial(original, str(directory / "reports" / "a.md"))}
         self.numbers = iter(range(10**9))
-        self.sessions = [self._session(number) for number in range(SESSIONS)]
-
-    def _session(self, number: int) -> Steps:
-        session, task = self.runtime.identifiers.new(), f"work{number}"
-        due = self.clock.now() + number
-        slot = f"{task}/manual/{due}"
-        self.runtime.ledger.commit(
-            e.SlotOpened(slot=slot, task=task, kind="manual", due=1),
-            e.SessionOpened(
-                session=session,
-                task=task,
-                slot=slot,
-                planner="playbook",
-                bounds={"steps": 10},
-                task_digest="d",
-                policies=self.runtime.policies.digest,
-                fence=self.runtime.ledger.fence,
-            ),
-        )
-        return Steps(
-            runtime=self.runtime,
-            task=self.runtime.tasks[task],
-            session=session,
-            offered=frozenset({"write_file"}),
-            seconds_left=lambda: 600.0,
-        )
+        self.sessions = [open_steps(runtime, f"work{number}", "write_file") for number in range(SESSIONS)]
 
     async def action(self, session: int = 0) -> None:
         """One action, all the way."""

@@ -18,11 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mcp import Client, StdioServerParameters
 from tests.daemon.mcp.outside import HOSTILE, Outside
+from tests.daemon.stage import open_steps
 
 from perdure.daemon.planners.moves import Proposal
-from perdure.daemon.steps import Steps
 from perdure.daemon.tools.model import Call
-from perdure.state.events import SessionOpened, SlotOpened
 
 CALLS = 300
 LINE = {"line": "a line"}
@@ -64,19 +63,7 @@ async def main() -> None:
             assert connection is not None
             alone = await measured("Perdure's connection", lambda: connection.call("note", LINE, 30.0, {}))
             listed = await measured("and its tools listed before each call", lambda: tool.run(prepared, call))
-            slot = "work/manual/2026-01-01T00:00:00Z"
-            bounds = {"steps": 1_000}
-            runtime.ledger.commit(
-                SlotOpened(slot=slot, task="work", kind="manual", due=0),
-                SessionOpened(
-                    session="s", task="work", slot=slot, planner="playbook", bounds=bounds, task_digest="d", policies="p",
-                    fence=runtime.ledger.fence,
-                ),
-            )  # fmt: skip
-            steps = Steps(
-                runtime=runtime, task=runtime.tasks["work"], session="s", offered=frozenset({"odd__note"}),
-                seconds_left=lambda: 60.0,
-            )  # fmt: skip
+            steps = open_steps(runtime, "work", "odd__note")
             count = iter(range(1_000))
             whole = await measured(
                 "a whole step: decided, durable, recorded",

@@ -1,9 +1,9 @@
 """`python -m tests.crash`: the crash suite. Starts itself again with the shim preloaded.
 
 Layers: kill (faults at system calls), power (power loss, modelled), tamper (forgeries), cut (power cuts of a real ext4), strace
-(the same calls, by strace), daemon (the daemon itself), backup (backup and restore, cut off), fault (full disk, read-only and
-locked database, clock), index (the vector index, killed). The right agent must come through all of them; each wrong one must be
-caught by the layer that is there for it. Ctrl-C ends a layer with what it has.
+(the same calls, by strace), daemon (the daemon itself), backup (backup and restore, cut off), beside (backups of a running
+daemon, cut off), fault (full disk, read-only and locked database, clock), index (the vector index, killed). The right agent
+must come through all of them; each wrong one must be caught by the layer that is there for it. Ctrl-C ends it with what it has.
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, TypeAlias
 
 from .progress import Progress, end_on_ctrl_c
+from .report import LAYERS, Result, Results, controls_table, layer_words, right_table, verdict
 from .shim import build
 
-LAYERS = ("kill", "power", "tamper", "cut", "strace", "daemon", "backup", "fault", "index")
-
-
-@dataclass
-class Result:
-    """What a layer did with an agent. `why_not` says why it could do nothing, `text` is for people."""
-
-    tried: int
-    failures: list[str]
-    text: str = ""
-    why_not: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
+Explore: TypeAlias = Callable[[Any, argparse.Namespace, Progress], Result]
 
 
 def main() -> int:
@@ -70,7 +61,13 @@ def run(options: argparse.Namespace) -> int:
     from .agents import CONTROLS, Agent, Normal
 
     end_on_ctrl_c()
-    results: dict[str, dict[str, Result]] = {}
+    if not options.json:
+        layers = "all layers" if options.layer == "all" else f"the layer {options.layer}"
+        print(
+            f"{layers} with seed {options.seed} on {options.jobs} processes; Ctrl-C ends it with what it has",
+            flush=True,
+        )
+    results: Results = {}
     wrong: list[str] = []
     for agent in (Agent, *CONTROLS):
         name = agent.__name__
@@ -81,16 +78,19 @@ def run(options: argparse.Namespace) -> int:
             if options.layer not in (layer, "all"):
                 continue
             started = time.monotonic()
-            progress = Progress(f"{name}, layer {layer}", quiet=options.json)
+            progress = Progress(layer if agent is Agent else f"{layer}, {name}", quiet=options.json)
             with agent.faulty_ledger():
                 result = EXPLORE[layer](agent, options, progress)
+            result.seconds = time.monotonic() - started
             results.setdefault(name, {})[layer] = result
             if agent is Agent and result.failures:
                 wrong.append(f"layer {layer} broke promises of the right agent")
+            if not (result.tried or result.why_not or progress.cut_short):
+                wrong.append(f"layer {layer} did nothing to {name}: it shows nothing")
             if agent.caught_by == layer and not result.failures and not progress.cut_short:
                 wrong.append(f"layer {layer} did not catch {name}")
             if not options.json:
-                _say(agent, layer, result, time.monotonic() - started)
+                print(layer_words(agent, layer, result), flush=True)
             if progress.cut_short:
                 wrong.append("Ctrl-C: what is above is all that was tried")
                 break
@@ -115,47 +115,18 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     else:
-        print(f"\n{_controls([agent for agent in CONTROLS if agent.__name__ in results], results)}")
-        print(
-            "\n".join(["", *wrong]) if wrong else "\nEvery promise was kept, and every control was caught by its layer."
+        right = results.get("Agent")
+        tables = ([right_table(right)] if right else []) + (
+            [controls_table(results)] if len(results) > bool(right) else []
         )
+        print("\n" + "\n\n".join([*tables, verdict(results, wrong)]))
     return 1 if wrong else 0
-
-
-def _say(agent, layer: str, result: Result, seconds: float) -> None:
-    from .agents import Agent
-
-    right = agent is Agent
-    print(f"\n{agent.__name__} ({agent.__doc__.splitlines()[0]}), layer {layer}: ", end="")
-    if result.why_not:
-        print(f"NOTHING TRIED: {result.why_not}", flush=True)
-        return
-    verdict = f"{len(result.failures)} broken promises" if right else "caught" if result.failures else "not caught"
-    print(f"{result.tried:,} tried in {seconds:.0f} s; {verdict}")
-    print(
-        *filter(None, [result.text, *(f"  {failure}" for failure in result.failures[: 20 if right else 1])]), sep="\n"
-    )
-    sys.stdout.flush()
-
-
-def _controls(controls: list, results: dict[str, dict[str, Result]]) -> str:
-    """Which wrong way each layer caught, as a table: broken promises in so many tries."""
-    layers = ("kill", "power", "tamper", "cut")
-    lines = [f"{'wrong on purpose':<30}" + "".join(f"{layer:>18}" for layer in layers) + "  must be caught by"]
-    for agent in controls:
-        cells = []
-        for layer in layers:
-            result = results[agent.__name__].get(layer)
-            tried = "" if result is None or not result.tried else f"{len(result.failures):,} in {result.tried:,}"
-            cells.append(f"{tried or '-':>18}")
-        lines.append(f"{agent.__name__:<30}" + "".join(cells) + f"  {agent.caught_by}")
-    return "\n".join(["Broken promises in so many tries:", *lines]) if controls else ""
 
 
 def kill(agent, options: argparse.Namespace, progress: Progress) -> Result:
     """Faults at system calls."""
     from .agents import Agent, CheckpointsOften
-    from .matrix import Matrix, Tally, seeded, table
+    from .matrix import Matrix, Tally, in_words, seeded
 
     tally = Tally()
     sets: list[Callable[[], None]] = []
@@ -195,7 +166,7 @@ def kill(agent, options: argparse.Namespace, progress: Progress) -> Result:
         if progress.cut_short:
             break
     counts = {"crashed": tally.scenarios, "went on": tally.went_on, "not fired": tally.not_fired}
-    return Result(tally.scenarios, tally.failures, table(tally) if agent is Agent else "", counts=counts)
+    return Result(tally.scenarios, tally.failures, in_words(tally) if agent is Agent else "", counts=counts)
 
 
 def power_loss(agent, options: argparse.Namespace, progress: Progress) -> Result:
@@ -249,47 +220,31 @@ def strace(agent, options: argparse.Namespace, progress: Progress) -> Result:
     return Result(*calls.explore(samples=options.calls, seed=options.seed, progress=progress))
 
 
-def daemon(agent, options: argparse.Namespace, progress: Progress) -> Result:
-    """The daemon itself."""
-    from . import daemons
+def in_places(module: str, bound: str, option: str) -> Explore:
+    """A layer whose module counts the places where it struck; `option` of the command line is its `bound`."""
 
-    del agent
-    happened, failures, places = daemons.explore(kills=options.kills, seed=options.seed, progress=progress)
-    return Result(happened, failures, _places(places), counts=places)
+    def explore(agent, options: argparse.Namespace, progress: Progress) -> Result:
+        del agent
+        bounds = {bound: getattr(options, option), "seed": options.seed}
+        happened, failures, places = import_module(f".{module}", __package__).explore(**bounds, progress=progress)
+        text = "".join(f"\n  {place:<40}{count:>8,}" for place, count in sorted(places.items()))
+        return Result(happened, failures, text.removeprefix("\n"), counts=places)
 
-
-def backup(agent, options: argparse.Namespace, progress: Progress) -> Result:
-    """Backups of a ledger that is being written, and restores."""
-    from . import backups
-
-    del agent
-    happened, failures, places = backups.explore(samples=options.sample, seed=options.seed, progress=progress)
-    return Result(happened, failures, _places(places), counts=places)
+    return explore
 
 
-def fault(agent, options: argparse.Namespace, progress: Progress) -> Result:
-    """Faults that are no crash."""
-    from . import faulty
-
-    del agent
-    happened, failures, places = faulty.explore(samples=options.sample, seed=options.seed, progress=progress)
-    return Result(happened, failures, _places(places), counts=places)
-
-
-def index(agent, options: argparse.Namespace, progress: Progress) -> Result:
-    """The process of the vector index, and the one that uses it; and its directory, replaced."""
-    from . import indexes
-
-    del agent
-    happened, failures, places = indexes.explore(kills=options.kills, seed=options.seed, progress=progress)
-    return Result(happened, failures, _places(places), counts=places)
-
-
-def _places(places: dict[str, int]) -> str:
-    return "  ".join(f"{place}: {count}" for place, count in sorted(places.items()))
-
-
-EXPLORE = dict(zip(LAYERS, (kill, power_loss, tamper, cut, strace, daemon, backup, fault, index), strict=True))
+EXPLORE: dict[str, Explore] = {
+    "kill": kill,
+    "power": power_loss,
+    "tamper": tamper,
+    "cut": cut,
+    "strace": strace,
+    "daemon": in_places("daemons", "kills", "kills"),
+    "backup": in_places("backups", "samples", "sample"),
+    "beside": in_places("beside", "samples", "sample"),
+    "fault": in_places("faulty", "samples", "sample"),
+    "index": in_places("indexes", "kills", "kills"),
+}
 
 
 sys.exit(main())

@@ -395,14 +395,9 @@ class ChainWithoutSequenceAndTime(Agent):
     caught_by = "tamper"
 
     @classmethod
-    @contextlib.contextmanager
     def faulty_ledger(cls):
         right = chain.link
-        chain.link = lambda seq, at, *rest: right(0, 0, *rest)
-        try:
-            yield
-        finally:
-            chain.link = right
+        return _instead(chain, "link", lambda seq, at, *rest: right(0, 0, *rest))
 
 
 class HeadNotAnchored(Agent):
@@ -411,19 +406,21 @@ class HeadNotAnchored(Agent):
     caught_by = "tamper"
 
     @classmethod
-    @contextlib.contextmanager
     def faulty_ledger(cls):
         right = AnchorWriter.append
+        return _instead(
+            AnchorWriter, "append", lambda self, anchored: right(self, anchored) if anchored.seq == 1 else None
+        )
 
-        def append(self, anchored):
-            if anchored.seq == 1:
-                right(self, anchored)
 
-        AnchorWriter.append = append
-        try:
-            yield
-        finally:
-            AnchorWriter.append = right
+@contextlib.contextmanager
+def _instead(holder: object, name: str, wrong: Callable[..., object]) -> Iterator[None]:
+    right = getattr(holder, name)
+    setattr(holder, name, wrong)
+    try:
+        yield
+    finally:
+        setattr(holder, name, right)
 
 
 CONTROLS = (

@@ -23,6 +23,7 @@ from .matrix import ROOT
 from .progress import Progress
 
 EFFECTS = ("read", "idempotent", "probeable", "once")
+LOG = "work/effects.log"  # the tools' target
 TOOL = """
 import os, sys
 file = os.open("work/effects.log", os.O_WRONLY | os.O_APPEND)
@@ -63,7 +64,8 @@ def explore(*, kills: int, seed: int, progress: Progress) -> tuple[int, list[str
     return happened, failures, places
 
 
-async def _one(directory: Path, chance: random.Random) -> tuple[str | None, list[str]]:
+def tools_workspace(directory: Path, *, extra: str = "") -> Stage:
+    """A workspace whose task `work` has three effects of each class. `extra` is more of the task's front matter."""
     stage = Stage(directory)
     stage.write("perdure.toml", CONFIG.format(python=sys.executable))
     tools = [f"{effect}_tool" for effect in EFFECTS]
@@ -71,9 +73,15 @@ async def _one(directory: Path, chance: random.Random) -> tuple[str | None, list
         "policies/act.yaml", f"version: 1\nrules:\n  - {{name: acting, tools: [{', '.join(tools)}], decide: auto}}\n"
     )
     stage.write("act.py", TOOL)
-    log = stage.write("work/effects.log", "")
+    stage.write(LOG, "")
     steps = "".join(f"\n  - {{do: {tool}, args: {{number: {n}}}}}" for n in range(3) for tool in tools)
-    stage.playbook("work", steps + "\n", tools=", ".join(tools))
+    stage.playbook("work", steps + "\n", tools=", ".join(tools), extra=extra)
+    return stage
+
+
+async def _one(directory: Path, chance: random.Random) -> tuple[str | None, list[str]]:
+    stage = tools_workspace(directory)
+    log = directory / LOG
     if not _killed_at_work(directory, log, chance):
         return None, []
     if not (directory / "state" / "ledger.db").exists():
@@ -82,7 +90,7 @@ async def _one(directory: Path, chance: random.Random) -> tuple[str | None, list
     for _ in range(2):  # the second start finds nothing more to do
         async with stage.runtime() as runtime:
             await stage.run_open_slots(runtime)
-    return place, _broken(directory, log)
+    return place, [*broken_promises(directory), *_left_undone(directory)]
 
 
 def _killed_at_work(directory: Path, log: Path, chance: random.Random) -> bool:
@@ -115,15 +123,15 @@ def _place(directory: Path) -> str:
         return f"inside {intents[0].effect}" if intents else "between actions"
 
 
-def _broken(directory: Path, log: Path) -> list[str]:
+def broken_promises(directory: Path) -> list[str]:
+    """Every promise that the ledger, or what happened, does not keep."""
     found = [f"verify: {finding}" for finding in verify(directory / "state").findings if finding.grave]
-    effects = Counter(line.split()[1] for line in log.read_text().splitlines())
+    effects = Counter(line.split()[1] for line in (directory / LOG).read_text().splitlines())
     with LedgerReader.open(directory / "state" / "ledger.db") as reader:
         intended = {event.body["action"] for event in reader.events(types=["action.intended"])}
         found += [f"{action} acted without an intent" for action in effects if action not in intended]
         found += [f"{row.action} has an intent and no end" for row in p.open_intents(reader)]
-        rows = p.actions(reader)
-        for row in rows:
+        for row in p.actions(reader):
             count = effects[row.action]
             if count > row.attempt or (row.effect in ("once", "probeable") and count > 1):
                 found.append(f"{row.action} ({row.effect}) happened {count} times in {row.attempt} attempts")
@@ -131,8 +139,14 @@ def _broken(directory: Path, log: Path) -> list[str]:
                 found.append(f"{row.action} is recorded as succeeded and never happened")
             if row.status == "unknown" and p.open_escalation_for(reader, row.task, row.digest) is None:
                 found.append(f"{row.action} ({row.effect}) is unknown and nobody was asked")
+    return found
+
+
+def _left_undone(directory: Path) -> list[str]:
+    with LedgerReader.open(directory / "state" / "ledger.db") as reader:
+        rows = p.actions(reader)
         parked = any(row.status == "unknown" for row in rows)
         done = {(row.tool, row.key) for row in rows if row.status == "succeeded"}
         if rows and not parked and len(done) != 3 * len(EFFECTS):
-            found.append(f"{len(done)} of {3 * len(EFFECTS)} steps were done, and nobody was asked about the rest")
-    return found
+            return [f"{len(done)} of {3 * len(EFFECTS)} steps were done, and nobody was asked about the rest"]
+    return []

@@ -24,6 +24,7 @@ from .checks import judge
 from .children import CRASHED, STOPPED, Child
 from .progress import Progress
 from .shim import MODES, NEEDS, NO_DATA
+from .tables import table
 
 ROOT = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
 PARITY_EVERY = 10  # scenarios: the others are judged without replaying all events
@@ -272,21 +273,20 @@ def seeded(scenarios: Iterable[Scenario], count: int, seed: int) -> list[Scenari
     return everything if len(everything) <= count else random.Random(seed).sample(everything, count)
 
 
-def table(tally: Tally) -> str:
+def in_words(tally: Tally) -> str:
     """The matrix as text: per boundary and effect class, what was counted; and per fault, how many crashed."""
-    lines = [f"{'boundary':<16}{'effect':<12}" + "".join(f"{column:>19}" for column in COLUMNS)]
-    for (boundary, effect), cell in sorted(tally.cells.items()):
-        lines.append(f"{boundary:<16}{effect:<12}" + "".join(f"{cell[column]:>19,}" for column in COLUMNS))
-    total = sum(tally.cells.values(), Counter())
-    lines.append(f"{'total':<28}" + "".join(f"{total[column]:>19,}" for column in COLUMNS))
-    lines += ["", f"{'fault':<16}{'crashed once':>19}{'and in recovery':>19}"]
-    for mode in MODES:
-        lines.append(f"{mode:<16}{tally.faults[mode, 'once']:>19,}{tally.faults[mode, 'again']:>19,}")
-    lines.append(
-        f"Not counted: {tally.went_on:,} that went on after the fault (checked as well), and {tally.not_fired:,} whose fault did"
-        " not happen."
+    cells = [*sorted(tally.cells.items()), (("total", ""), sum(tally.cells.values(), Counter()))]
+    rows = [(*place, *(cell[column] for column in COLUMNS)) for place, cell in cells]
+    faults = [(mode, tally.faults[mode, "once"], tally.faults[mode, "again"]) for mode in MODES]
+    return "\n".join(
+        [
+            table(("boundary", "effect", *COLUMNS), rows, left=2, total=True),
+            "",
+            table(("fault", "crashed once", "and in recovery"), faults),
+            f"Not counted: {tally.went_on:,} that went on after the fault (checked as well), and {tally.not_fired:,} whose fault"
+            " did not happen.",
+        ]
     )
-    return "\n".join(lines)
 
 
 def _cell(phase: str) -> tuple[str, str]:

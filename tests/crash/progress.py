@@ -41,8 +41,9 @@ class Progress:
             return
         self._said = now
         rate = number / max(now - self._started, 1e-9)
-        left = (total - number) / rate
-        words = f"{self._what}: {number:,} of {total:,}, {rate:.0f}/s, {self.broken} broken, {left / 60:.0f} min left"
+        seconds = (total - number) / rate
+        left = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        words = f"{self._what}: {number:,} of {total:,}, {rate:.0f}/s, {self.broken} broken, {left} left"
         if self._terminal:
             print(f"\r{words}\x1b[K", end="", file=sys.stderr, flush=True)
         else:

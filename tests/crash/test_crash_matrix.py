@@ -47,6 +47,7 @@ def crash(*options: str) -> dict:
         ("cut", ("--cuts", "2"), 0),
         ("strace", ("--calls", "2"), 1),
         ("backup", ("--sample", "20"), 10),
+        ("beside", ("--sample", "6"), 3),
         ("fault", ("--sample", "18"), 15),
     ],
 )

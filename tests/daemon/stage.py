@@ -13,9 +13,10 @@ from perdure.daemon.opening import open_runtime, own_ledger
 from perdure.daemon.recovery import recover
 from perdure.daemon.runtime import Runtime
 from perdure.daemon.slot_runner import SlotRunner
+from perdure.daemon.steps import Steps
 from perdure.daemon.workspace import load_workspace
 from perdure.state import projections
-from perdure.state.events import Event
+from perdure.state.events import Event, SessionOpened, SlotOpened
 
 CONFIG = """
 timezone = "UTC"
@@ -107,6 +108,21 @@ class Stage:
             if ending is not None:
                 endings.append(ending)
         return endings
+
+
+def open_steps(runtime: Runtime, task: str, *tools: str) -> Steps:
+    """A session of `task` that has been opened and waits for its steps, which may use these tools."""
+    session, slot = runtime.identifiers.new(), f"{task}/manual/{runtime.identifiers.new()}"
+    runtime.ledger.commit(
+        SlotOpened(slot=slot, task=task, kind="manual", due=1),
+        SessionOpened(
+            session=session, task=task, slot=slot, planner="playbook", bounds={"steps": 10}, task_digest="d",
+            policies=runtime.policies.digest, fence=runtime.ledger.fence,
+        ),
+    )  # fmt: skip
+    return Steps(
+        runtime=runtime, task=runtime.tasks[task], session=session, offered=frozenset(tools), seconds_left=lambda: 600.0
+    )
 
 
 def _unexpected(reason: str) -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.daemon.stage import POLICY, Stage, events
+from tests.daemon.stage import POLICY, Stage, events, open_steps
 
 from perdure.daemon import operations
 from perdure.daemon.planners.moves import Proposal, Taken
-from perdure.daemon.runtime import Runtime
 from perdure.daemon.steps import Steps
 from perdure.errors import PerdureError
 from perdure.state import projections
-from perdure.state.events import SessionOpened, SlotOpened
 
 CLEAN = "\n  - {do: delete_file, args: {path: inbox/one.log}, on_escalate: continue, on_error: continue}\n"
 
@@ -161,7 +159,7 @@ async def test_sessions_that_decide_in_one_tick_of_the_loop_share_an_hourly_limi
     for name in "abcd":
         stage.playbook(name, "\n  - {do: write_file, args: {path: reports/a.md, text: x}}\n", tools="write_file")
     async with stage.runtime() as runtime:
-        opened = [_open_session(runtime, name) for name in "abcd"]
+        opened = [open_steps(runtime, name, "write_file") for name in "abcd"]
 
         def write(steps: Steps) -> Coroutine[Any, Any, Taken]:
             args = {"path": f"reports/{steps.task.name}.md", "text": "x"}
@@ -176,18 +174,3 @@ async def test_sessions_that_decide_in_one_tick_of_the_loop_share_an_hourly_limi
         assert len(events(runtime, "action.intended")) == 2
         assert (await write(opened[0])).decision == "escalate"  # nor is one counted twice, or forgotten, afterwards
         assert runtime.recent.calls("write_file", runtime.now()) == (2, 2)
-
-
-def _open_session(runtime: Runtime, task: str) -> Steps:
-    session, slot = runtime.identifiers.new(), f"{task}/manual/{runtime.now()}"
-    runtime.ledger.commit(
-        SlotOpened(slot=slot, task=task, kind="manual", due=1),
-        SessionOpened(
-            session=session, task=task, slot=slot, planner="playbook", bounds={"steps": 10}, task_digest="d",
-            policies=runtime.policies.digest, fence=runtime.ledger.fence,
-        ),
-    )  # fmt: skip
-    offered = frozenset({"write_file"})
-    return Steps(
-        runtime=runtime, task=runtime.tasks[task], session=session, offered=offered, seconds_left=lambda: 600.0
-    )

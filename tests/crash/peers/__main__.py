@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.shim import build
+from tests.crash.tables import table
 
 from .programs import PROGRAMS, STEPS
 
@@ -222,18 +223,10 @@ def measure(system: str, library: Path, directory: Path, options: argparse.Names
     return tally
 
 
-def table(tallies: list[Tally]) -> str:
+def side_by_side(tallies: list[Tally]) -> str:
     """One row per system."""
-    rows = [("", *COLUMNS, "resumed by")]
-    rows += [(one.system, *(str(one.counts[column]) for column in COLUMNS), one.resumes) for one in tallies]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    rows = [(one.system, one.resumes, *(one.counts[column] for column in COLUMNS)) for one in tallies]
+    return table(("system", "resumed by", *COLUMNS), rows, left=2)
 
 
 def main() -> int:
@@ -266,7 +259,7 @@ def main() -> int:
     if options.json:
         print(json.dumps([{**vars(one), "counts": dict(one.counts)} for one in tallies]))
     else:
-        print(table(tallies) + "\n" + MEANING)
+        print(side_by_side(tallies) + "\n" + MEANING)
         for one in tallies:
             for example in one.examples[:2]:
                 print(f"\n{one.system}, for example: {example}")
