@@ -259,7 +259,7 @@ class Payloads(Strict):
 class LedgerConfig(Strict):
     """`signing_key` names the credential (or environment variable) with the Ed25519 key that signs the ledger's anchor."""
 
-    signing_key: str | None = None
+    signing_key: CredentialName | None = None
 
 
 class MemoryConfig(Strict):

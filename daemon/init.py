@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from perdure.daemon.config import CONFIG_NAME
-from perdure.daemon.setting_types import machine_zone
+from perdure.daemon.setting_types import machine_zone, zone_name
 from perdure.daemon.tools.executables import DEFAULT_PATH
 from perdure.errors import PerdureError
 
@@ -68,14 +68,14 @@ def init_workspace(
 
     `planner="local"` sets up the GGUF file `model` and a task for it. `every` is the period of the scheduled task.
     `machine_logs` (default: those of this machine that can be read, and its journal) are read by the example besides its own.
-    Raises PerdureError where the directory cannot be written or the model file is none.
+    Raises PerdureError where the directory cannot be written, or the model file or the time zone is none.
     """
     if example is not None and example not in EXAMPLES:
         raise PerdureError(
             "find", f"the example {example}", "there is none of that name", f"There is {', '.join(EXAMPLES)}"
         )
     workspace = directory.resolve()
-    settings = _settings(planner, model, every, timezone or machine_zone())
+    settings = _settings(planner, model, every, machine_zone() if timezone is None else _zone(timezone))
     files = dict(_files(TEMPLATES / (example or "blank"), with_model=planner is not None))
     files[".gitignore"] = TEMPLATES / "gitignore"
     if example == "log-triage":
@@ -141,6 +141,13 @@ def _settings(planner: str | None, model: Path | None, every: str, timezone: str
         ):
             text = text.replace(f"@{name}@", value)
     return {"MODEL": text, **settings}
+
+
+def _zone(name: str) -> str:
+    try:
+        return zone_name(name)
+    except ValueError as error:
+        raise PerdureError("use", f"the time zone {name}", "there is none of that name", f"Name {error}") from None
 
 
 def _model_file(model: Path | None) -> Path:

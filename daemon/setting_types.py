@@ -71,7 +71,8 @@ def trust_of(trusted: bool | tuple[str, ...]) -> dict[str, Any]:
     return {"trusted": trusted is True, "trusted_fields": trusted if isinstance(trusted, tuple) else ()}
 
 
-def _zone_name(name: str) -> str:
+def zone_name(name: str) -> str:
+    """`name`, where it is a time zone; raises ValueError where it is none."""
     try:
         ZoneInfo(name)
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
@@ -79,12 +80,12 @@ def _zone_name(name: str) -> str:
     return name
 
 
-ZoneName = Annotated[str, AfterValidator(_zone_name)]
+ZoneName = Annotated[str, AfterValidator(zone_name)]
 
 
 def machine_zone() -> str:
     """The machine's own time zone, or UTC where it has none that the IANA database knows."""
     try:
-        return _zone_name(tzlocal.get_localzone_name())
+        return zone_name(tzlocal.get_localzone_name())
     except (KeyError, ValueError, OSError):
         return "UTC"

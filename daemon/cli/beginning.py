@@ -53,11 +53,12 @@ def init(
     invocation.say(("✓ " if done.created else "• ", "good" if done.created else "warn"), words)
     invocation.given = done.workspace
     invocation.say()
-    task = next((Path(name).stem for name in done.created if name.startswith("tasks/")), "TASK")
+    task = next((Path(name).stem for name in (*done.created, *done.kept) if name.startswith("tasks/")), "TASK")
+    dry_run = f"session run {task} --dry-run"
     for text, meaning in (
         ("check", "loads and tests everything"),
-        (f"session run {task} --dry-run", "shows what the task would do"),
+        (dry_run, "shows what the task would do"),
         ("run", "starts the daemon"),
     ):
-        command = f"{invocation.command} {text}"
-        invocation.say(("  " + command, "command"), (f"   {meaning}", "faint"))
+        gap = " " * (len(dry_run) - len(text))
+        invocation.say((f"  {invocation.command} {text}", "command"), (f"{gap}   {meaning}", "faint"))

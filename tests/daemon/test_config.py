@@ -137,7 +137,12 @@ def test_bytes_that_are_no_text_have_a_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ['model = {{name = "m", provider = "openai", key = "{}"}}', 'notify.webhook = {{secret = "{}"}}']
+    "where",
+    [
+        'model = {{name = "m", provider = "openai", key = "{}"}}',
+        'notify.webhook = {{secret = "{}"}}',
+        'ledger.signing_key = "{}"',
+    ],
 )
 @pytest.mark.parametrize("secret", ["sk-proj-abcdef0123456789", "ghp_0123456789abcdef0123456789abcdef0123", "a" * 60])
 def test_secret_written_into_the_file_is_refused_and_not_repeated(where: str, secret: str) -> None:

@@ -113,6 +113,7 @@ def test_commented_parts_of_the_templates_are_right(tmp_path: Path) -> None:
     ("options", "cause"),
     [
         ({"example": "nothing"}, "log-triage"),
+        ({"timezone": "Mars"}, "the time zone Mars"),
         ({"planner": "local"}, "no model file is named"),
         ({"planner": "local", "model": Path("/nowhere.gguf")}, "No such file"),
         ({"planner": "local", "model": Path(__file__)}, "not a GGUF model"),

@@ -275,6 +275,7 @@ def test_init_makes_a_workspace_that_checks_and_overwrites_nothing(fresh):
     (fresh.root / "perdure.toml").write_text("# mine\n")
     again = fresh.call("init", str(fresh.root))
     assert "left as it is" in again.stdout
+    assert "session run inbox-report --dry-run" in again.stdout
     assert (fresh.root / "perdure.toml").read_text() == "# mine\n"
 
 
