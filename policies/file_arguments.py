@@ -24,6 +24,7 @@ _SPLITS = re.compile(r"[\s*?\[\\]")  # what a shell would take apart, or expand 
 _HIDDEN_GLOB = re.compile(r"(?:^|/)\.[*?]")  # may be `..`
 # Where a process of its own finds itself: what these lead to is another thing for whoever looks before it runs.
 _OF_A_PROCESS = re.compile(r"/proc/(?:.*/)?(?:root|cwd|fd|exe|map_files|environ|mem)(?:/|$)|/dev/fd/", re.DOTALL)
+_PROCESSES = re.compile(r"/proc(?:/.*)?", re.DOTALL)  # below it lie the environments and the memory of processes
 _STREAMS = frozenset({"-", "/dev/stdin", "/dev/fd/0"})
 
 
@@ -86,6 +87,8 @@ def files_named(name: str, words: Sequence[Word]) -> Named:
             f"{into}/{posixpath.basename(start.rstrip('/'))}" for into in starts for start in starts if start != into
         ]
         named.files += [(literal(path), False) for path in inner[:FILES_MAX]]
+        if _follows_links_below(words):
+            named.doubt = "diff -r follows links out of what it compares; --no-dereference does not"
     elif name == "strings" and any((word.text or word.prefix).startswith("@") for word in words):
         named.doubt = "strings reads its options from a file"
     elif name == "jq" and any(re.search(r"\b(?:import|include)\b", word.text or "") for word in words):
@@ -306,6 +309,12 @@ def _looks_at_links(words: Sequence[Word]) -> bool:
     return not follows and any(set("ld") & set(letters) for letters in short)
 
 
+def _follows_links_below(words: Sequence[Word]) -> bool:
+    options = [word.text if word.text is not None else word.prefix for word in words if word.may_be_option]
+    deep = any("--recursive".startswith(text) if text.startswith("--") else "r" in text for text in options)
+    return deep and "--no-dereference" not in options
+
+
 def _in_place(words: Sequence[Word]) -> bool:
     return any(
         word.text is None or re.match(r"-[nErsuz]*i|--in-place", word.text) for word in words if word.may_be_option
@@ -338,7 +347,7 @@ def located(
                     certain = certain and _is_stream(value)
                 elif one.text.startswith(("/", "~")):
                     found[one] = None
-                elif starts is None:
+                elif starts is None or any(_OF_A_PROCESS.search(start + one.text) for start in starts):
                     certain = False
                 else:
                     found.update(
@@ -372,6 +381,8 @@ def _arguments(word: Word, below: bool) -> tuple[FileArgument, ...] | None:
         return tuple(FileArgument(start, below=True) for start in word.below)
     text = word.glob if word.text is None else word.text
     if _is_stream(word) or text is None or "\0" in text or _OF_A_PROCESS.search(text):
+        return None
+    if below and _PROCESSES.fullmatch(text):
         return None
     if word.text is not None:
         return (FileArgument(text, below=below),)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from perdure.policies.inline_code import awk_is_plain, sed_is_plain
+from perdure.policies.looking import FORMS
 from perdure.policies.words import Word
 
 
@@ -20,7 +21,6 @@ class Hazards:
     short: str = ""
     long: tuple[str, ...] = ()
     operands_max: int | None = None
-    words: tuple[str, ...] = ()  # operands that make it dangerous wherever they stand
 
 
 _EDITOR = Hazards(operands_max=-1)  # an editor or pager runs commands at a key's touch
@@ -36,7 +36,7 @@ HAZARDS: Mapping[str, Hazards] = {
     "hostname": Hazards("Fb", ("file", "boot"), operands_max=0),
     "dmesg": Hazards("cCDEn", ("clear", "read-clear", "console-off", "console-on", "console-level")),
     "journalctl": Hazards(
-        "",
+        "M",
         (
             "vacuum-size",
             "vacuum-time",
@@ -49,38 +49,25 @@ HAZARDS: Mapping[str, Hazards] = {
             "setup-keys",
             "update-catalog",
             "cursor-file",
+            "machine",
+            "root",
+            "image",
         ),
     ),
-    "systemctl": Hazards("HM", ("host", "machine", "root", "image")),
+    # -H goes to another machine by ssh
+    **dict.fromkeys(
+        ("systemctl", "loginctl", "timedatectl", "hostnamectl", "resolvectl", "localectl"),
+        Hazards("HM", ("host", "machine", "root", "image")),
+    ),
+    "dpkg": Hazards("", ("pre-invoke", "post-invoke", "status-logger", "admindir", "root", "instdir", "log")),
+    "dpkg-query": Hazards("", ("admindir", "root")),
     "ss": Hazards("KD", ("kill", "diag")),
     "sar": Hazards("o"),
     "tree": Hazards("oR"),
-    "tar": Hazards(
-        "IFxcruA",
-        (
-            "to-command",
-            "use-compress-program",
-            "checkpoint-action",
-            "info-script",
-            "new-volume-script",
-            "rsh-command",
-            "rmt-command",
-            "extract",
-            "get",
-            "create",
-            "append",
-            "update",
-            "delete",
-            "catenate",
-            "concatenate",
-            "index-file",
-        ),
-        words=("x", "c", "r", "u"),
-    ),
     "zip": Hazards("TO", ("unzip-command", "test", "out", "output-file")),
     "unzip": Hazards(operands_max=-1),
     "rg": Hazards(
-        "",
+        "z",
         ("pre", "pre-glob", "hostname-bin", "search-zip"),
     ),
     "ag": Hazards("", ("pager",)),
@@ -161,7 +148,7 @@ HAZARDS: Mapping[str, Hazards] = {
     ),
     "docker": Hazards("H", ("host", "config", "context", "tlscacert", "tlscert", "tlskey")),
     "kubectl": Hazards(
-        "", ("kubeconfig", "as", "as-group", "token", "server", "cache-dir", "profile", "profile-output")
+        "s", ("kubeconfig", "as", "as-group", "token", "server", "cache-dir", "profile", "profile-output")
     ),
     "make": Hazards("", ("eval",)),
     "cp": Hazards("S", ("suffix",)),
@@ -244,12 +231,12 @@ def doubts(name: str, words: Sequence[Word]) -> str | None:
         return None if certain else "set changes how the shell reads what follows"
     if name == "ip":
         return _ip(words)
+    if name in FORMS and (reason := FORMS[name](words)):
+        return reason
     if name == "test" and any(word.text in {"-v", "-R"} for word in words):
         return "test -v evaluates what stands in brackets"
     if name == "wait" and any(word.may_be_option and _letter(word, "p") for word in words):
         return "wait -p assigns to whatever it is told"
-    if name == "kubectl" and any(re.match(r"-[ARfhiptw]*s", word.text or word.prefix) for word in words):
-        return "kubectl -s asks another server"
     options = [word.text for word in takewhile(lambda word: word.may_be_option, words)]
     if name == "systemctl" and "--failed" in options and not all(word.text in _SHOWING for word in words):
         return "systemctl --failed with a command behind it"
@@ -269,16 +256,6 @@ def _hazard(name: str, hazards: Hazards, words: Sequence[Word]) -> str | None:
             found = _option(hazards, word.text if word.text is not None else word.prefix, certain=word.text is not None)
             if found:
                 return f"{name} {found}"
-        elif word.text in hazards.words or (
-            word.text is not None
-            and name == "tar"
-            and operands == 0
-            and set(word.text) & set("xcruAIF")
-            and "-" not in word.text
-            and "/" not in word.text
-            and "." not in word.text
-        ):
-            return f"{name} {word.text}"
         else:
             operands += 0 if name == "date" and (word.text or word.prefix).startswith("+") else 1
     limit = hazards.operands_max

@@ -12,7 +12,7 @@ from perdure.policies.decisions import PolicySet
 from perdure.policies.documents import nearest
 from perdure.policies.inline_tests import action_of
 from perdure.policies.model import Facts
-from perdure.policies.patterns import is_under, lexical, name_glob
+from perdure.policies.patterns import is_glob, is_under, lexical, name_glob
 from perdure.policies.rules import Rule
 
 
@@ -146,7 +146,7 @@ def _overlap(one: Rule, other: Rule, workspace: str) -> bool:
         return False
     if one.under and other.under:
         pairs = [(lexical(a, workspace), lexical(b, workspace)) for a in one.under for b in other.under]
-        if not any(is_under(a, b) or is_under(b, a) for a, b in pairs):
+        if not any(is_under(a, b) or is_under(b, a) or is_glob(a) or is_glob(b) for a, b in pairs):
             return False
     for left, right in ((one.hosts, other.hosts), (one.methods, other.methods), (one.programs, other.programs)):
         if left and right and not set(left) & set(right) and not any("*" in name for name in (*left, *right)):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from perdure.policies.commands import Analysis, analyse
 from perdure.policies.conditions import Condition, Vocabulary
 from perdure.policies.model import Facts, ProposedAction, ToolSignature
-from perdure.policies.patterns import host_check, is_under, lexical, name_glob, plain_host, text_glob
+from perdure.policies.patterns import RootGlob, host_check, is_glob, is_under, lexical, name_glob, plain_host, text_glob
 from perdure.policies.programs import is_program
 from perdure.policies.rule_index import Lead, found_by
 from perdure.policies.rules import ArgumentPattern, Equals, Glob, OneOf, Rule, Sources, Under
@@ -107,11 +107,13 @@ class Question:
 
 
 class Roots:
-    """Directories of a rule, as written (made absolute) and as they lie on the disk."""
+    """Directories of a rule, as written (made absolute) and as they lie on the disk; a glob stands for every one that it fits."""
 
     def __init__(self, directories: Iterable[str], workspace: str, resolve: Callable[[str], str]) -> None:
-        self.written = tuple(lexical(directory, workspace) for directory in directories)
-        self.resolved = tuple(resolve(directory) for directory in self.written)
+        written = [lexical(directory, workspace) for directory in directories]
+        self.globs = tuple(RootGlob(root) for root in written if is_glob(root))
+        self.written = tuple(root for root in written if not is_glob(root))
+        self.resolved = tuple(resolve(root) for root in self.written)
         self.either = tuple(dict.fromkeys(self.written + self.resolved))
         self._below_written = tuple(_with_slash(root) for root in self.written)
         self._below_resolved = tuple(_with_slash(root) for root in self.resolved)
@@ -119,12 +121,20 @@ class Roots:
     def cover_all(self, question: Question, paths: Iterable[str]) -> bool:
         """Whether every path is a root or below one: components are compared, since every root ends in a slash here."""
         below = self._below_written if question.written else self._below_resolved
-        return all(path.startswith(below) or _with_slash(path).startswith(below) for path in paths)
+        return all(
+            path.startswith(below)
+            or _with_slash(path).startswith(below)
+            or any(glob.covers(path) for glob in self.globs)
+            for path in paths
+        )
 
     def touch_any(self, paths: Iterable[str], *, from_above: bool) -> bool:
-        """Whether a path lies under a root; `from_above`: or a root under the path (what moves a parent moves it too)."""
+        """Whether a path lies under a root; `from_above`: or a root under the path (what moves a parent moves it too). What may
+        lie anywhere below (`**`) is not looked for from above."""
         return any(
-            is_under(path, root) or (from_above and is_under(root, path)) for path in paths for root in self.either
+            any(is_under(path, root) or (from_above and is_under(root, path)) for root in self.either)
+            or any(glob.covers(path) or (from_above and glob.may_lie_below(path)) for glob in self.globs)
+            for path in paths
         )
 
 
@@ -167,7 +177,8 @@ class Binder:
 
     def found_by(self, rule: Rule) -> Lead | None:
         """What the rule is found by in an index of the rules about this tool; None: it is always asked."""
-        roots = Roots(rule.under, self.workspace, self.resolve).either
+        directories = Roots(rule.under, self.workspace, self.resolve)
+        roots = directories.either if not directories.globs else ()
         from_above = self.signature.takes_command or "write" in self.signature.paths.values()
         return found_by(rule, roots, paths=self.signature.paths, from_above=from_above)
 

@@ -55,6 +55,30 @@ def _components_match(pattern: Sequence[Check | None], text: Sequence[str]) -> b
     return all(check is None for check in pattern[at:])
 
 
+class RootGlob:
+    """A directory that a glob names: `*` and `?` within one component, `**` as a component for any number of them."""
+
+    def __init__(self, pattern: str) -> None:
+        self._fits = text_glob(f"{pattern}/**")
+        parts = pattern.split("/")
+        certain = parts[: parts.index("**")] if "**" in parts else parts
+        self._above = [text_glob("/".join(certain[:length])) for length in range(2, len(certain) + 1)]
+        # `TOP/**/NAME`, the most frequent kind, is compared component by component with no return
+        self._top, self._name = None, None
+        if parts.count("**") == 1 and parts[-2:-1] == ["**"] and not is_glob("/".join(parts[:-2])):
+            self._top, self._name = "/".join(parts[:-2]) + "/", name_glob(parts[-1])
+
+    def covers(self, path: str) -> bool:
+        """Whether the absolute path is such a directory or lies below one."""
+        if self._name is None or self._top is None:
+            return self._fits(path)
+        return path.startswith(self._top) and any(map(self._name, path[len(self._top) :].split("/")))
+
+    def may_lie_below(self, path: str) -> bool:
+        """Whether such a directory may lie below the absolute path, as far as the glob says where."""
+        return path == "/" or any(above(path) for above in self._above)
+
+
 def lexical(path: str, workspace: str) -> str:
     """The absolute path that `path` names from the workspace, `.` and `..` taken away without looking at the disk."""
     joined = posixpath.normpath(posixpath.join(workspace, path))

@@ -188,11 +188,17 @@ class _Reader(NodeReader):
                     f"{directory!r}",
                     "an absolute path, or one relative to the workspace (`~` is whose home?)",
                 )
-            elif any(character in directory for character in "*?["):
+            elif any("**" in part and part != "**" for part in directory.split("/")):
                 self.complaints.add(
                     table.keys[word],
-                    f"the glob {directory!r}",
-                    "a directory or file; `under` covers everything below it",
+                    f"{directory!r}",
+                    "`**` as a whole component, such as `**/.git` (in a name, one `*` is enough)",
+                )
+            elif directory.endswith("/**"):
+                self.complaints.add(
+                    table.keys[word],
+                    f"{directory!r}",
+                    f"{directory.removesuffix('/**')!r}: `under` covers everything below it",
                 )
 
     def arguments(self, table: Table) -> Mapping[str, ArgumentPattern]:

@@ -80,15 +80,15 @@ class RuleIndex(Generic[Found]):
 
 def found_by(rule: Rule, roots: Iterable[str], *, paths: Iterable[str], from_above: bool) -> Lead | None:
     """What the rule is found by, the most telling first; None where it has to be asked about every action of its tool. `roots`
-    are the directories of its `path`, as written and as they lie; `paths` the arguments that are paths."""
+    are the directories of its `path`, as written and as they lie (none where one is a glob); `paths` the path arguments."""
     if rule.hosts:
         return "host", hosts, map(plain_host, rule.hosts)
     for name, pattern in rule.args.items():
         values = _texts(pattern)
         if values is not None and name not in paths:
             return f"args.{name}", _argument(name), values
-    if rule.under:
-        own = list(roots)
+    own = list(roots)
+    if own:
         above = (
             [f"^{parent}" for root in own for parent in ancestors(root)] if from_above and not rule.permissive else []
         )

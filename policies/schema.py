@@ -82,7 +82,10 @@ def _rule() -> dict[str, Any]:
         {
             "name": {"type": "string", "minLength": 1, "description": "By which people will know the rule"},
             "tools": {**_names(), "description": "Tools by name or glob"},
-            "path": _within("under", "Directories, relative to the workspace; compared by components, links followed"),
+            "path": _within(
+                "under",
+                "Directories, relative to the workspace, or globs of them (*, **); compared by components, links followed",
+            ),
             "host": _within("in", "Host names; *.NAME for every host below NAME"),
             "method": _within("in", "HTTP methods"),
             "program": _within(

@@ -4,6 +4,9 @@ about one of them is a defect. OTHERS use programs that `ops` leaves to a person
 from __future__ import annotations
 
 LISTED: list[str | list[str]] = [
+    "tar tzf a.tgz", "tar tf backup.tar | head", "tar -tvf backup.tar --wildcards '*.conf'", "tar --list --file=backup.tar.gz", "zcat a.tgz | tar tf - | wc -l",
+    "docker inspect -f '{{.State.Status}}' web", "docker inspect --format='{{json .NetworkSettings.Networks}}' web", "kubectl get pods -n web -o wide", "kubectl get deploy,svc -l app=web", "kubectl describe pod web-1",
+    "kubectl logs -f web-1 --tail=100", "ps axo pid,user,etime,cmd", "ps -eo pid,comm --sort=-rss | head", "diff -r --no-dereference old new",
     "ls", "ls -la", "ls -lah /var/log", "ls -1 | wc -l", "ls -lt | head -n 5", "ls -d */", "ls *.log", "ls -lR src | grep '\\.py$'", "ls /etc/nginx/sites-enabled/", "ls -l --time-style=+%F",
     "pwd", "cd /var/log && ls -lt | head", "cd /srv/app; git status", "cat /etc/os-release", "cat /etc/hosts | grep -v '^#'", "cat /proc/meminfo | head -5", "cat /proc/loadavg", "cat -n config.toml",
     "cat a.txt b.txt | sort | uniq", "head -n 20 README.md", "head -c 100 data.bin | xxd", "tail -n 100 /var/log/syslog", "tail -n 50 app.log | grep -i error", "tail -f -n 10 app.log", "tac access.log | head",
@@ -51,5 +54,5 @@ OTHERS: list[str | list[str]] = [
     "mkdir -p build", "touch x", "rm old.log", "rm -rf build", "mv a b", "cp a b", "ln -s a b", "chmod +x run.sh", "chown app:app f", "kill 1234", "pkill -f gunicorn", "systemctl restart nginx", "systemctl reload nginx", "service nginx status", "apt update", "apt install -y jq", "pip list", "pip install x",
     "npm test", "npm ci", "yarn build", "make", "make test", "cargo build", "go test ./...", "pytest -q", "python3 script.py", "python3 --version", "node app.js", "git add .", "git commit -m x", "git push", "git pull", "git fetch", "git checkout main", "git branch -a", "git stash", "git clone https://example.org/x",
     "curl -s https://example.org", "curl -I https://example.org", "wget https://example.org/x", "ping -c 3 example.org", "dig example.org", "ssh web1 uptime", "scp a web1:", "rsync -a a b", "docker compose up -d", "docker build .", "docker restart web", "kubectl apply -f x.yaml", "kubectl rollout restart deploy/web", "tar czf a.tgz dir",
-    "tar tzf a.tgz", "unzip a.zip", "gzip f", "vim x", "crontab -l", "sudo systemctl restart nginx", "sudo cat /var/log/auth.log", "echo x > f", "ls > list.txt", "sort f -o f", "tee out.txt", "sed -i s/a/b/ f", "openssl x509 -in cert.pem -noout -enddate", "certbot renew", "nginx -t", "psql -c 'select 1'", "redis-cli ping", "mysql -e 'show processlist'", "terraform plan", "ansible all -m ping", "tmux ls", "screen -ls", "htop", "nvidia-smi",
+    "tar xzf a.tgz", "tar czf a.tgz src", "unzip a.zip", "gzip f", "vim x", "crontab -l", "sudo systemctl restart nginx", "sudo cat /var/log/auth.log", "echo x > f", "ls > list.txt", "sort f -o f", "tee out.txt", "sed -i s/a/b/ f", "openssl x509 -in cert.pem -noout -enddate", "certbot renew", "nginx -t", "psql -c 'select 1'", "redis-cli ping", "mysql -e 'show processlist'", "terraform plan", "ansible all -m ping", "tmux ls", "screen -ls", "htop", "nvidia-smi",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ def test_the_bypass_corpus_is_as_large_as_it_says():
 def test_everyday_commands_with_listed_programs_need_no_question(ops):
     assert len(LISTED) >= 300
     asked_for = [form for form in LISTED if asked(ops, form) != "auto"]
-    assert len(asked_for) <= len(LISTED) * 0.04, asked_for  # measured: 11 of 365; the goal is 10 %
+    assert len(asked_for) <= len(LISTED) * 0.04, asked_for  # measured: 14 of 379; the goal is 10 %
 
 
 def test_everyday_commands_with_other_programs_are_asked_and_not_refused(ops):

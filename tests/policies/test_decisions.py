@@ -312,3 +312,42 @@ def test_the_floor_of_the_whole_session_is_an_obligation_like_the_others() -> No
     assert unmet_obligations(floor, facts) == ("session confidence 0.42, asked for 0.60",)
     assert unmet_obligations(floor, replace(facts, session_confidence=0.6)) == ()
     assert unmet_obligations(floor, replace(facts, session_confidence=float("nan"))) != ()
+
+
+@pytest.mark.parametrize(
+    ("under", "path", "fits"),
+    [
+        ("**/.git", ".git", True),
+        ("**/.git", "a/b/.git/hooks/x", True),
+        ("**/.git", "a/.github/x", False),
+        ("**/.git", "../.git/x", False),
+        ("out/*/log", "out/a/log", True),
+        ("out/*/log", "out/a/log/x/y", True),
+        ("out/*/log", "out/a/b/log", False),
+        ("out/*/log", "outs/a/log", False),
+        ("a/**/b/c", "a/x/b/y/b/c/z", True),
+        ("a/**/b/c", "a/b/c", True),
+        ("a/**/b/c", "a/b/x/c", False),
+        ("**/*.sh", "x/y.sh", True),
+        ("**/*.sh", "x/y.sh.txt", False),
+    ],
+)
+def test_a_directory_may_be_a_glob(workspace, under, path, fits):
+    for kind, otherwise in (("deny", "escalate"), ("auto", "escalate")):
+        policies = workspace.rules(f"{{name: a, tools: [write_file], path: {{under: '{under}'}}, decide: {kind}}}")
+        decision = decide(policies, "write_file", {"path": path, "text": "x"}).decision
+        assert decision == (kind if fits else otherwise), kind
+
+
+def test_what_moves_a_directory_moves_what_a_glob_names_below_it(workspace):
+    policies = workspace.rules(
+        "{name: a, tools: [move_file], decide: auto}",
+        "{name: d, tools: [move_file], path: {under: 'users/*/keys/own'}, decide: deny}",
+    )
+    for source, expected in (
+        ("users", "deny"),
+        ("users/me", "deny"),
+        ("users/me/keys", "deny"),
+        ("users/me/other", "auto"),
+    ):
+        assert decide(policies, "move_file", {"from": source, "to": "x"}).decision == expected, source
