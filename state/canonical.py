@@ -76,6 +76,8 @@ def canonical_object(names: Sequence[str], values: Sequence[Any]) -> tuple[dict[
                 parts.append(f'"{name}":{_quoted(value)}')
             elif value is None:
                 continue
+            elif kind is int and -INTEGER_MAX <= value <= INTEGER_MAX:
+                parts.append(f'"{name}":{value}')
             else:
                 value = _plain(value)
                 parts.append(f'"{name}":{"".join(_written(value, 0))}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -137,6 +138,8 @@ _INTEND: Final = (
     " AND decision = 'auto' AND task = ?3 AND tool = ?4 AND effect = ?5 AND digest = ?6 AND attempt = ?7 - 1"
     " AND EXISTS (SELECT 1 FROM sessions WHERE session = ?2 AND task = ?3 AND status IS NULL)"
 )
+_BEGINNING: Final = ["action.proposed", "action.decided", "action.intended"]
+_SETTLED: Final = ("action", "session", "task", "tool", "effect", "digest")  # what an intent may not change
 _END: Final = (
     "UPDATE actions SET state = 'ended', status = ?, error = ?, undo = ?, ended_at = ?, seq_ended = ?"
     " WHERE action = ? AND task = ? AND tool = ? AND attempt = ? AND state = 'intended' AND attempt_session = session"
@@ -159,6 +162,35 @@ def action_proposed(db: Executor, event: Event) -> None:
     if inserted.rowcount == 0:
         require_open_session(db, body["session"], body["task"], about)
         raise LedgerRefused("action-known", about, "an action is proposed once")
+
+
+def action_begun(db: Executor, events: Sequence[Event]) -> bool:
+    """Proposal, decision `auto` and first intent of one action, in one statement that says what the three would. False, with
+    nothing done, where they are anything else: one by one they then do it, or say what is amiss."""
+    if [event.type for event in events] != _BEGINNING:
+        return False
+    proposed, decided, intended = (event.body for event in events)
+    if (
+        decided["decision"] != "auto"
+        or intended["attempt"] != 1
+        or "approval" in intended
+        or any(proposed[name] != decided[name] for name in ("action", "task"))
+        or any(proposed[name] != intended[name] for name in _SETTLED)
+    ):
+        return False
+    first, _, last = events
+    inserted = db.execute(
+        "INSERT INTO actions (action, session, task, step, tool, key, effect, digest, confidence, decision, state, attempt,"
+        " attempt_session, proposed_at, intended_at, seq_proposed, seq_intended)"
+        " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'auto', 'intended', 1, ?2, ?10, ?11, ?12, ?13 FROM sessions"
+        " WHERE session = ?2 AND task = ?3 AND status IS NULL ON CONFLICT DO NOTHING",
+        (
+            proposed["action"], proposed["session"], proposed["task"], proposed["step"], proposed["tool"],
+            proposed.get("key"), proposed["effect"], proposed["digest"], proposed["confidence"], first.at, last.at,
+            first.seq, last.seq,
+        ),
+    )  # fmt: skip
+    return inserted.rowcount == 1
 
 
 def action_decided(db: Executor, event: Event) -> None:

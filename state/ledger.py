@@ -18,7 +18,7 @@ from perdure.state.anchor import Anchored, AnchorWriter, last_anchor
 from perdure.state.canonical import canonical_object
 from perdure.state.events import JSON, Draft, Event, LedgerOpened
 from perdure.state.opening import Progress, connect_to_write, damaged, missing
-from perdure.state.projections import apply, epoch
+from perdure.state.projections import apply_all, epoch
 from perdure.state.reading import Head, LedgerReader
 from perdure.state.refusals import LedgerRefused, LedgerUnwritable
 from perdure.state.schema import SCHEMA_VERSION, Executor
@@ -106,7 +106,7 @@ class Ledger:
                 migrate(connection, now())
                 first = LedgerOpened(workspace=workspace, epoch=1, schema=SCHEMA_VERSION, version=__version__)
                 connection.execute("BEGIN IMMEDIATE")
-                _append(connection, first, 1, None, now(), entropy, redact)
+                _append(connection, [first], 0, None, now(), entropy, redact)
                 connection.execute("UPDATE ownership SET fence = ?", (fence,))
                 connection.execute("COMMIT")
             unborn.rename(path)
@@ -273,14 +273,11 @@ class Ledger:
         for drafts in groups:
             if one_by_one:
                 db.execute("SAVEPOINT one")
-            events: list[Event] = []
-            seq, previous = head.seq, head.hash or None
             try:
                 for draft in drafts:
-                    seq += 1
-                    event = self._append(draft, seq, previous, at)
-                    previous = event.hash
-                    events.append(event)
+                    if (claimed := getattr(draft, "fence", self.fence)) != self.fence:
+                        raise _stale(claimed, self.fence)
+                events = _append(db, drafts, head.seq, head.hash or None, at, self._entropy, self._redact)
             except sqlite3.IntegrityError as error:
                 outcomes.append(LedgerRefused("constraint", "an event", str(error)))
             except sqlite3.Error:
@@ -288,9 +285,9 @@ class Ledger:
             except Exception as error:  # noqa: BLE001 - whatever this caller did wrong is this caller's to hear
                 outcomes.append(error)
             else:
-                outcomes.append(tuple(events))
+                outcomes.append(events)
                 if events:
-                    head = Head(seq, events[-1].hash, at)
+                    head = Head(events[-1].seq, events[-1].hash, at)
                 if one_by_one:
                     db.execute("RELEASE one")
                 continue
@@ -299,11 +296,6 @@ class Ledger:
             db.execute("ROLLBACK TO one")
             db.execute("RELEASE one")
         return outcomes, head
-
-    def _append(self, draft: Draft, seq: int, previous: str | None, at: int) -> Event:
-        if (claimed := getattr(draft, "fence", self.fence)) != self.fence:
-            raise _stale(claimed, self.fence)
-        return _append(self._cursor, draft, seq, previous, at, self._entropy, self._redact)
 
     def _append_anchor(self) -> None:
         anchored = Anchored(self.epoch, self.head.seq, self.head.hash, self.head.at)
@@ -330,7 +322,7 @@ class Ledger:
                 self._db.execute("ROLLBACK")
 
     def _publish(self, groups: Sequence[tuple[Event, ...]]) -> None:
-        events = tuple(event for group in groups for event in group)
+        events = groups[0] if len(groups) == 1 else tuple(event for group in groups for event in group)
         if not events:
             return
         for callback in tuple(self._subscribers):
@@ -347,48 +339,52 @@ _DISK_HINT: Final = (
 
 def _append(
     db: Executor,
-    draft: Draft,
+    drafts: Sequence[Draft],
     seq: int,
     previous: str | None,
     at: int,
     entropy: Callable[[int], bytes],
     redact: Callable[[JSON], JSON] | None,
-) -> Event:
-    """Write one event, its payload and what follows from it, inside the caller's transaction."""
-    names, values = draft.covered()
-    payload = draft.payload
-    if redact is not None:
-        payload = None if payload is None else redact(payload)
-        if not FREE_TEXT_FIELDS.isdisjoint(names):
-            values = tuple(
-                redact(value) if name in FREE_TEXT_FIELDS else value for name, value in zip(names, values, strict=True)
+) -> tuple[Event, ...]:
+    """Write events after number `seq`, whose hash is `previous`, with their payloads and what follows from them, inside the
+    caller's transaction."""
+    events, rows, payloads = [], [], []
+    for draft in drafts:
+        seq += 1
+        names, values = draft.covered()
+        kind, payload, payload_hash = draft.type, draft.payload, None
+        if redact is not None:
+            payload = None if payload is None else redact(payload)
+            if not FREE_TEXT_FIELDS.isdisjoint(names):
+                values = tuple(
+                    redact(value) if value is not None and name in FREE_TEXT_FIELDS else value
+                    for name, value in zip(names, values, strict=True)
+                )
+        body, text = canonical_object(names, values)
+        if len(text) > chain.BODY_BYTES_MAX:
+            raise LedgerRefused(
+                "body-too-large",
+                f"an event {kind}",
+                f"its body has {len(text):,} characters",
+                "Put long text in the payload",
             )
-    body, text = canonical_object(names, values)
-    if len(text) > chain.BODY_BYTES_MAX:
-        raise LedgerRefused(
-            "body-too-large",
-            f"an event {draft.type}",
-            f"its body has {len(text):,} characters",
-            "Put long text in the payload",
-        )
-    kind, payload_hash, stored = draft.type, None, None
-    if payload is not None:
-        data, salt = chain.payload_bytes(payload), entropy(chain.SALT_BYTES)
-        payload_hash = chain.salted_hash(salt, data)
-        encoding, packed = chain.pack(data)
-        stored = seq, encoding, salt, packed
-    hash_ = chain.link(seq, at, kind, text, payload_hash, previous)
-    db.execute(
-        "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (seq, at, kind, text, payload_hash, hash_, body.get("session"), body.get("task"), body.get("action")),
-    )
-    if stored is not None:
-        db.execute("INSERT INTO payloads VALUES (?, ?, ?, ?)", stored)
-    event = Event(seq, at, kind, body, payload_hash, hash_)
-    apply(db, event)
-    if kind == "payload.erased":
-        _erase(db, body["erased"])
-    return event
+        if payload is not None:
+            data, salt = chain.payload_bytes(payload), entropy(chain.SALT_BYTES)
+            payload_hash = chain.salted_hash(salt, data)
+            encoding, packed = chain.pack(data)
+            payloads.append((seq, encoding, salt, packed))
+        previous = chain.link(seq, at, kind, text, payload_hash, previous)
+        have = body.get
+        rows.append((seq, at, kind, text, payload_hash, previous, have("session"), have("task"), have("action")))
+        events.append(Event(seq, at, kind, body, payload_hash, previous))
+    db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    if payloads:
+        db.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?)", payloads)
+    apply_all(db, events)
+    for event in events:
+        if event.type == "payload.erased":
+            _erase(db, event.body["erased"])
+    return tuple(events)
 
 
 def _erase(db: Executor, seq: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from perdure.errors import PerdureError
@@ -68,12 +68,13 @@ from perdure.state.slots import (
 )
 
 __all__ = [
-    "NOTHING_SPENT", "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow", "Spend",
-    "TaskRow", "action", "actions", "apply", "approved_escalations", "call_times", "calls_since", "configuration", "epoch",
-    "escalation", "escalations", "grants", "last_answer_for", "last_call_at", "last_resumed", "last_saving_session",
-    "last_slot", "open_calls", "open_escalation_for", "open_intents", "open_sessions", "outside_tool", "outside_tools",
-    "paused", "rebuild", "resolve", "session", "sessions", "slot", "slots", "spend", "successes", "successors",
-    "task_first_loaded", "tasks", "tools_ended", "unknown_actions", "waiting_sessions",
+    "NOTHING_SPENT", "ActionRow", "CallRow", "EscalationRow", "GrantRow", "OutsideToolRow", "SessionRow", "SlotRow",
+    "Spend", "TaskRow", "action", "actions", "apply", "apply_all", "approved_escalations", "call_times",
+    "calls_since", "configuration", "epoch", "escalation", "escalations", "grants", "last_answer_for", "last_call_at",
+    "last_resumed", "last_saving_session", "last_slot", "open_calls", "open_escalation_for", "open_intents",
+    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot",
+    "slots", "spend", "successes", "successors", "task_first_loaded", "tasks", "tools_ended", "unknown_actions",
+    "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
@@ -92,6 +93,19 @@ def apply(db: Executor, event: Event) -> None:
     handler = _HANDLERS.get(event.type)
     if handler is not None:
         handler(db, event)
+
+
+def apply_all(db: Executor, events: Sequence[Event]) -> None:
+    """The same for events that are written together. The beginning of an action, as a rule three of them in a row, changes
+    its row once instead of three times."""
+    begun = 0  # of an action, taken care of
+    for place, event in enumerate(events):
+        if begun:
+            begun -= 1
+        elif event.type == "action.proposed" and _journal.action_begun(db, events[place : place + 3]):
+            begun = 2
+        else:
+            apply(db, event)
 
 
 def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:

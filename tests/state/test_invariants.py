@@ -60,6 +60,53 @@ def test_the_intent_is_for_exactly_what_was_decided(story, open_session, field):
         ledger.commit(story.intent("A", open_session, **field))
 
 
+@pytest.mark.parametrize(
+    ("changed", "rule"),
+    [
+        ({}, None),
+        ({"decision": {"decided": "escalate"}}, "undecided"),
+        ({"decision": {"decided": "deny"}}, "undecided"),
+        ({"decision": {"action": "B"}}, "no-such-action"),
+        ({"decision": {"task": "other"}}, "action-mismatch"),
+        ({"intent": {"action": "B"}}, "no-such-action"),
+        ({"intent": {"session": "B"}}, "no-such-session"),
+        ({"intent": {"task": "other"}}, "session-mismatch"),
+        ({"intent": {"tool": "other"}}, "action-mismatch"),
+        ({"intent": {"effect": "once"}}, "action-mismatch"),
+        ({"intent": {"digest": "sha256:x"}}, "action-mismatch"),
+        ({"intent": {"attempt": 2}}, "attempt-number"),
+        ({"intent": {"approval": "Q"}}, "no-such-escalation"),
+        ({"proposal": {"action": "known"}}, "action-known"),
+        ({"proposal": {"session": "B"}}, "no-such-session"),
+        ({"proposal": {"task": "other"}}, "session-mismatch"),
+        ({"proposal": {"key": "steps[0]", "step": 7, "confidence": 0.25}}, None),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_an_action_that_begins_in_one_commit_is_held_to_the_same_rules(story, open_session, changed, rule, together):
+    ledger = story.ledger
+    ledger.commit(story.proposal("known", open_session))
+    drafts = [
+        getattr(story, what)(**{"action": "A", "session": open_session, **changed.get(what, {})})
+        for what in ("proposal", "decision", "intent")
+    ]
+    with pytest.raises(LedgerRefused) if rule else contextlib.nullcontext() as info:
+        for commit in [drafts] if together else [[draft] for draft in drafts]:
+            ledger.commit(*commit)
+    if rule:
+        assert info.value.rule == rule
+        assert not together or p.action(ledger.reader, "A") is None
+    else:
+        row = p.action(ledger.reader, "A")
+        assert (row.decision, row.state, row.attempt, row.attempt_session) == ("auto", "intended", 1, open_session)
+        assert [getattr(row, name) for name in ("step", "tool", "key", "effect", "digest", "confidence")] == [
+            getattr(drafts[0], name) for name in ("step", "tool", "key", "effect", "digest", "confidence")
+        ]
+        head = ledger.head.seq
+        assert (row.seq_proposed, row.seq_intended, row.seq_ended) == (head - 2, head, None)
+    assert story.verify().ok  # which replays the events one by one
+
+
 def test_one_attempt_at_a_time_and_one_outcome_each(story, open_session):
     ledger = story.ledger
     ledger.commit(story.proposal("A", open_session), story.decision("A", open_session))
