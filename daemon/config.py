@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from perdure.daemon.layout import CONFIG_NAME
 from perdure.daemon.mcp.settings import McpServer, check_server_name
 from perdure.daemon.proofs import PostconditionEntry, postcondition_texts
 from perdure.daemon.quantities import Duration, Size
@@ -23,7 +24,6 @@ from perdure.daemon.validation import Source, Strict, shown, validate
 from perdure.errors import Problem, Problems
 from perdure.state.events import EffectClass
 
-CONFIG_NAME: Final = "perdure.toml"
 CONFIG_BYTES_MAX: Final = 1_000_000
 
 BUILT_IN_TOOLS: Final = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from perdure.daemon.config import CONFIG_NAME
+from perdure.daemon.layout import CONFIG_NAME
 from perdure.daemon.setting_types import machine_zone, zone_name
 from perdure.daemon.tools.executables import DEFAULT_PATH
 from perdure.errors import PerdureError

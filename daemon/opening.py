@@ -16,6 +16,7 @@ from perdure.daemon.belonging import keep_to_workspace
 from perdure.daemon.budget import WINDOW_US, Cap, Caps, Charge, Window
 from perdure.daemon.clock import MICROSECONDS, Clock, Identifiers, SystemClock
 from perdure.daemon.config import Allowance, Config
+from perdure.daemon.layout import LEDGER
 from perdure.daemon.learned import learn
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
@@ -35,7 +36,6 @@ from perdure.state.ownership import Owner
 if TYPE_CHECKING:
     from perdure.daemon.mcp.servers import Servers
 
-LEDGER = "ledger.db"
 SECONDS_BETWEEN = 5.0  # words about an upgrade that takes long
 log = structlog.get_logger(__name__)
 

@@ -11,14 +11,15 @@ import structlog
 from watchfiles import awatch
 
 from perdure.daemon.clock import MICROSECONDS
-from perdure.daemon.config import CONFIG_NAME, load_config
+from perdure.daemon.config import load_config
 from perdure.daemon.gate import files_changed_since
+from perdure.daemon.layout import CONFIG_NAME, POLICIES, TASKS
 from perdure.daemon.mcp.settings import SEPARATOR
 from perdure.daemon.opening import anchored, configuration_events
 from perdure.daemon.schedule import Watch
 from perdure.daemon.scheduler import free, opened
 from perdure.daemon.tools.registry import build_tools
-from perdure.daemon.workspace import POLICIES, TASKS, load_workspace
+from perdure.daemon.workspace import load_workspace
 from perdure.errors import PerdureError
 from perdure.state import projections
 from perdure.state.events import ConfigurationRejected

@@ -13,6 +13,7 @@ from perdure.daemon.claims import false_claim
 from perdure.daemon.clock import MICROSECONDS
 from perdure.daemon.endings import Ended, Ending
 from perdure.daemon.governance import judge, oblige_finish
+from perdure.daemon.layout import STOP_FILE
 from perdure.daemon.loops import LoopGuard
 from perdure.daemon.model_calls import ModelCalls
 from perdure.daemon.operations import resume_if_answered
@@ -34,7 +35,6 @@ from perdure.daemon.settlement import REPEATABLE, settle
 from perdure.daemon.sight import see
 from perdure.daemon.steps import Parked, Rejected, Steps
 from perdure.daemon.tools.model import ToolRefused
-from perdure.daemon.workspace import STOP_FILE
 from perdure.errors import PerdureError
 from perdure.memory.assembly import ContextTooSmall
 from perdure.state import projections

@@ -11,9 +11,9 @@ from perdure.daemon.breaker import trip
 from perdure.daemon.clock import iso
 from perdure.daemon.endings import Ending
 from perdure.daemon.gate import files_changed_since
+from perdure.daemon.layout import STOP_FILE
 from perdure.daemon.resumption import chain, goes_on
 from perdure.daemon.session import Session
-from perdure.daemon.workspace import STOP_FILE
 from perdure.errors import PerdureError
 from perdure.memory.passes import stopped
 from perdure.state import projections

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perdure.daemon.config import Config, load_config
+from perdure.daemon.layout import POLICIES, TASKS
 from perdure.daemon.planners import check_planner
 from perdure.daemon.tasks import Task, load_tasks
 from perdure.daemon.tools.model import ToolSpec
@@ -17,10 +18,6 @@ from perdure.policies import loading
 from perdure.policies.decisions import PolicySet
 from perdure.policies.loading import check_documents, load_policies
 from perdure.policies.model import ToolSignature
-
-POLICIES = "policies"
-TASKS = "tasks"
-STOP_FILE = "STOP"  # while a file of this name lies in the workspace, nothing runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,13 +96,14 @@ def _task_json(task: Task, config: Config) -> dict[str, Any]:
 
 def _table(tasks: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
-    for title in ("task", "planner", "runs", "steps", "its tokens pay for", "a session costs at most", "proven by"):
-        table.add_column(title, overflow="fold")
+    for title in ("task", "planner", "runs", "steps", "tokens pay for", "costs at most", "postconditions"):
+        folds = title in ("runs", "tokens pay for", "costs at most")  # so that names stay whole in 80 columns
+        table.add_column(title, overflow="fold", no_wrap=not folds)
     for task in tasks:
         bounds = task["bounds"]
         paid, proofs = task["steps_paid"], task["postconditions"]
         if paid is None:
-            pays = Text("no tokens needed", "faint")
+            pays = Text("needs none", "faint")
         else:
             pays = line(
                 (count(paid, "full step"), "warn" if paid < bounds["steps"] else "good"),
@@ -116,6 +117,6 @@ def _table(tasks: list[dict[str, Any]]) -> Table:
             str(bounds["steps"]),
             pays,
             cost,
-            count(proofs, "postcondition") if proofs else Text("nothing: ends unverified", "warn"),
+            f"{proofs}" if proofs else Text("none: unverified", "warn"),
         )
     return table

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perdure.daemon.cli.invocation import LEDGER, Invocation, everywhere, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation
+from perdure.daemon.layout import LEDGER
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:

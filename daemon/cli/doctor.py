@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from perdure.daemon.cli.invocation import CONFIGURATION, LEDGER, Invocation, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.words import DAY, MINUTE, count, duration, from_now, size
+from perdure.daemon.layout import CONFIG_NAME, LEDGER, STOP_FILE
 from perdure.errors import PerdureError, Problems
 
 if TYPE_CHECKING:
@@ -102,10 +103,8 @@ def _configuration(invocation: Invocation) -> Iterator[Diagnosis]:
     except PerdureError as error:
         yield Diagnosis("configuration", "bad", str(error), error.hint)
     else:
-        yield Diagnosis(
-            "configuration", "good", f"{count(len(loaded.tasks), 'task')}, policies and {CONFIGURATION} load"
-        )
-    if (invocation.workspace / "STOP").exists():
+        yield Diagnosis("configuration", "good", f"{count(len(loaded.tasks), 'task')}, policies and {CONFIG_NAME} load")
+    if (invocation.workspace / STOP_FILE).exists():
         yield Diagnosis("STOP file", "warn", "while it lies there, nothing runs", f"rm {invocation.workspace / 'STOP'}")
 
 
@@ -150,7 +149,7 @@ def _permissions(invocation: Invocation) -> Iterator[Diagnosis]:
 
 def _too_open(workspace: Path, state: Path) -> Iterator[Diagnosis]:
     watched = [
-        workspace / CONFIGURATION,
+        workspace / CONFIG_NAME,
         workspace / "policies",
         workspace / "tasks",
         *sorted((workspace / "policies").glob("*.yaml")),
@@ -250,7 +249,7 @@ def _belonging(invocation: Invocation) -> Iterator[Diagnosis]:
     except PerdureError:
         return  # told of above
     if owner is not None and owner != as_seen_from_state(config):
-        mend = f"another `state` in {CONFIGURATION}; or, if it takes over for good: `{invocation.command} ledger adopt`"
+        mend = f"another `state` in {CONFIG_NAME}; or, if it takes over for good: `{invocation.command} ledger adopt`"
         yield Diagnosis("workspace", "bad", f"{config.state_dir}: {other_workspace(config, owner)}", mend)
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from perdure.daemon.cli.account import question_of
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.page_parts import arguments_table, exact_lines, rules_table, who
-from perdure.daemon.cli.terminal import exact, line, one_line
+from perdure.daemon.cli.terminal import WIDE, exact, line, one_line
 from perdure.daemon.cli.words import DAY, HOUR, from_now, full_moment, iso, moment, short, shorten
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def row_json(row: EscalationRow, now: int) -> dict[str, Any]:
 def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states: bool = False) -> Table:
     """One row for each question: id, what it would do, since when, until when."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
-    for title in ("question", "task", "would do", "asked", "expires"):
+    wide = invocation.out.width >= WIDE
+    for title in ("question", "task", "would do", *(["asked"] if wide else []), "expires"):
         table.add_column(title, no_wrap=title != "would do", overflow="fold")
     if states:
         table.add_column("state", no_wrap=True)
@@ -99,7 +100,7 @@ def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states
             Text(short(row.escalation), "id"),
             one_line(row.task),
             what,
-            from_now(row.opened_at, now),
+            *([from_now(row.opened_at, now)] if wide else []),
             expiry,
         ]
         if states:

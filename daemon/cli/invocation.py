@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from perdure.daemon.cli.terminal import SafeConsole, console_for, line
+from perdure.daemon.layout import CONFIG_NAME, LEDGER
 from perdure.errors import PerdureError, WorkspaceMissing
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from perdure.state.reading import LedgerReader
 
-CONFIGURATION = "perdure.toml"
-LEDGER = "ledger.db"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -37,18 +36,18 @@ def find_workspace(given: Path | None) -> Path:
     """The workspace's directory: the one given, or the nearest one from here upwards that holds a perdure.toml."""
     if given is not None:
         root = given.resolve()
-        if (root / CONFIGURATION).is_file():
+        if (root / CONFIG_NAME).is_file():
             return root
-        cause = f"there is no {CONFIGURATION} in it" if root.is_dir() else "there is no such directory"
+        cause = f"there is no {CONFIG_NAME} in it" if root.is_dir() else "there is no such directory"
         raise WorkspaceMissing("open the workspace", str(given), cause, f"`perdure init {given}` makes one")
     here = Path.cwd()
     for directory in (here, *here.parents):
-        if (directory / CONFIGURATION).is_file():
+        if (directory / CONFIG_NAME).is_file():
             return directory
     raise WorkspaceMissing(
         "find a workspace at or above",
         str(here),
-        f"no {CONFIGURATION} there",
+        f"no {CONFIG_NAME} there",
         "Go to a workspace, name one with --workspace DIR or PERDURE_WORKSPACE, or make one with `perdure init DIR`",
     )
 
@@ -110,7 +109,7 @@ class Invocation:
         """perdure.toml as it stands, unchecked, for the few values that reading the ledger needs. A broken file gives an
         empty mapping: people must be able to look at a ledger while they mend the configuration."""
         try:
-            return tomllib.loads((self.workspace / CONFIGURATION).read_text("utf-8"))
+            return tomllib.loads((self.workspace / CONFIG_NAME).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
             return {}
 

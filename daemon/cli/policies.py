@@ -11,10 +11,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from perdure.daemon.cli.invocation import LEDGER, Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.page_parts import DECISION
 from perdure.daemon.cli.terminal import exact, line, one_line
 from perdure.daemon.cli.words import SECOND, count, short_digest
+from perdure.daemon.layout import LEDGER
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def policy() -> None:
 def check(invocation: Invocation, files: tuple[Path, ...]) -> None:
     """Load policy files and run their own tests (default: the workspace's). Lists every mistake and exits 2."""
     from perdure.daemon.config import load_config
+    from perdure.daemon.layout import POLICIES
     from perdure.daemon.tools.registry import tool_specs
-    from perdure.daemon.workspace import POLICIES, signatures
+    from perdure.daemon.workspace import signatures
     from perdure.policies.lints import lints
     from perdure.policies.loading import load_policies
 

@@ -41,8 +41,9 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
     ledger does not hold (tokens and cost so far, votes) count as none. Exits 1 where something would be looser.
     """
     from perdure.daemon.config import load_config
+    from perdure.daemon.layout import POLICIES
     from perdure.daemon.tools.registry import tool_specs
-    from perdure.daemon.workspace import POLICIES, signatures
+    from perdure.daemon.workspace import signatures
     from perdure.policies.loading import load_policies
     from perdure.policies.replay import replay as replay_over
 

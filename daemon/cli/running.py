@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.daemon.cli.invocation import LEDGER, Invocation, everywhere, with_invocation
+from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation
+from perdure.daemon.layout import LEDGER
 
 if TYPE_CHECKING:
     from perdure.state.events import JSON

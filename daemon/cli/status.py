@@ -12,8 +12,9 @@ from rich.text import Text
 from perdure.daemon.cli.inbox import questions_table, row_json
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.page_parts import status_text
-from perdure.daemon.cli.terminal import line, one_line
+from perdure.daemon.cli.terminal import WIDE, line, one_line
 from perdure.daemon.cli.words import count, dollars, duration, from_now, iso, moment, short, shorten
+from perdure.daemon.layout import STOP_FILE
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from perdure.state.projections import EscalationRow, SessionRow
     from perdure.state.reading import LedgerReader
-
-STOP_FILE = "STOP"
-WHY_FROM = 100  # columns of the terminal from which there is room for why sessions ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +311,7 @@ def sessions_table(invocation: Invocation, rows: list[SessionRow]) -> Table:
     table.add_column("tokens", justify="right")
     table.add_column("cost", justify="right")
     table.add_column("took", justify="right", no_wrap=True)
-    wide = invocation.out.width >= WHY_FROM
+    wide = invocation.out.width >= WIDE
     if wide:  # it takes what the other columns leave
         table.expand = True
         table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)

@@ -9,6 +9,7 @@ import click
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import short
+from perdure.daemon.layout import STOP_FILE
 
 if TYPE_CHECKING:
     from perdure.state.events import JSON
@@ -46,8 +47,8 @@ def resume(invocation: Invocation, task: str | None) -> None:
         invocation.emit("resumed", result)
         return
     invocation.say(("Resumed", "good"), f": {task or 'everything'}.")
-    if (invocation.workspace / "STOP").exists():
-        invocation.say(("But the file STOP lies in the workspace: nothing runs until it is removed.", "warn"))
+    if (invocation.workspace / STOP_FILE).exists():
+        invocation.say((f"But the file {STOP_FILE} lies in the workspace: nothing runs until it is removed.", "warn"))
 
 
 def _known(invocation: Invocation, task: str | None) -> None:

@@ -28,6 +28,8 @@ _MANY_LINES = re.compile(f"[{_HIDDEN}]")
 _ONE_LINE = re.compile(rf"[\t\n{_HIDDEN}]")
 _BY_NAME = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
+WIDE = 100  # columns from which a table has room for what another page tells, too
+
 THEME = Theme(
     {
         "good": "green",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.daemon.cli.invocation import LEDGER, Invocation, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.progress import counting
 from perdure.daemon.cli.spans import Span
 from perdure.daemon.cli.words import DAY, MINUTE, count, full_moment, iso, short_digest
+from perdure.daemon.layout import LEDGER
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:

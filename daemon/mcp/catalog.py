@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from perdure.daemon.layout import CONFIG_NAME, LEDGER
 from perdure.daemon.mcp.definitions import Definition, NoToolError, claims, spec_of
 from perdure.daemon.mcp.settings import McpTool
 from perdure.errors import Problem, Problems
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from perdure.daemon.tools.model import ToolSpec
     from perdure.state.outside_tools import OutsideToolRow
 
-LEDGER = "ledger.db"
-CONFIG_NAME = "perdure.toml"
 Standing = Literal["accepted", "changed", "new", "gone"]
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import SystemClock
-from perdure.daemon.config import CONFIG_NAME, Config
+from perdure.daemon.config import Config
+from perdure.daemon.layout import CONFIG_NAME
 from perdure.daemon.mcp.catalog import outside_tools_of
 from perdure.daemon.notifications import Notifier
 from perdure.daemon.secrets import known_secrets

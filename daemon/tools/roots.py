@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import perdure
-from perdure.daemon.config import CONFIG_NAME, Config
+from perdure.daemon.config import Config
+from perdure.daemon.layout import CONFIG_NAME, POLICIES, STOP_FILE, TASKS
 from perdure.daemon.tools.model import PathUse, ToolRefused
 
 PATH_BYTES_MAX = 4_096
@@ -140,7 +141,7 @@ class Roots:
 def declared_roots(config: Config) -> Roots:
     """The roots of a configuration, with what no tool may ever touch."""
     workspace = config.workspace
-    own = ("policies", "tasks", CONFIG_NAME, "STOP")
+    own = (POLICIES, TASKS, CONFIG_NAME, STOP_FILE)
     return Roots(
         workspace=workspace,
         read=config.files.read,

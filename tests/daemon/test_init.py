@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.daemon.config import CONFIG_NAME, Config, load_config
+from perdure.daemon.config import Config, load_config
 from perdure.daemon.init import TEMPLATES, Initialised, init_workspace, readable_machine_logs
+from perdure.daemon.layout import CONFIG_NAME
 from perdure.daemon.schedule import Every
 from perdure.daemon.workspace import load_workspace
 from perdure.errors import PerdureError

@@ -18,7 +18,8 @@ from unittest import mock
 from perdure.daemon import corrections, opening, operations, reloading
 from perdure.daemon.clock import Identifiers
 from perdure.daemon.config import load_config
-from perdure.daemon.opening import LEDGER, OwnedLedger, open_runtime
+from perdure.daemon.layout import LEDGER
+from perdure.daemon.opening import OwnedLedger, open_runtime
 from perdure.daemon.planners import build_planner
 from perdure.daemon.recovery import recover
 from perdure.daemon.reloading import Reloader
