@@ -66,7 +66,7 @@ async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_
                 others = [
                     await _ask_once(model, config, prompt, completion_cap, seconds_max, draws) for _ in client.held
                 ]
-                outcome = _together(outcome, [other for other, _ in others])
+                outcome = _together([outcome, *(other for other, _ in others)])
     except TimeoutError:
         pass
     return replace(
@@ -149,13 +149,17 @@ async def _ask_once(
     return _outcome(response, formed=config.provider == "local"), None
 
 
-def _together(outcome: Outcome, others: Sequence[Outcome]) -> Outcome:
-    """The outcome of one call that gave several answers: the first has the usage of all. What could not be read is no answer."""
-    if not others or outcome.answer is None:
-        return outcome
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    """One call that gave several answers. Each of them says what all took; what could not be read is no answer, and takes none
+    of the others along."""
+    read = next((one for one in outcomes if one.answer is not None), None)
+    if read is None or len(outcomes) == 1:
+        return outcomes[0]
     nothing = Answer(text="", calls=(), cut=False)
-    raw: JSON = {**(outcome.raw if isinstance(outcome.raw, dict) else {}), "others": [one.raw for one in others]}
-    return replace(outcome, others=tuple(one.answer or nothing for one in others), raw=raw)
+    first, *others = (one.answer or nothing for one in outcomes)
+    raws: list[dict[str, JSON]] = [one.raw if isinstance(one.raw, dict) else {"error": one.detail} for one in outcomes]
+    raw: JSON = {**raws[0], "others": [*raws[1:]]}
+    return replace(read, answer=first, others=tuple(others), raw=raw)
 
 
 def _formed_call(text: str) -> CalledTool | None:

@@ -77,6 +77,27 @@ async def test_fewer_answers_than_asked_for_and_unreadable_ones_are_fewer_votes(
     assert [body.get("n") for body in server.asked] == [None, 2, 2, None, None, None]
 
 
+async def test_an_unreadable_answer_that_comes_first_takes_none_of_the_others_along(stage: Stage, server) -> None:
+    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n")
+    stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 3"))
+    name, arguments = writes("right.md")
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+    good = {"message": {"role": "assistant", "content": None, "tool_calls": [call]}, "finish_reason": "stop"}
+    half = scripted.message(choices=[{"message": 7}, {"index": 1, **good}])
+    right = scripted.message(calls=[(name, arguments)])
+    server.script[:] = [right, half, right, scripted.message(calls=[("finish", '{"says": "done"}')])]
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "unverified"
+        (vote,) = events(runtime, "vote.held")
+        assert (vote.body["draws"], vote.body["flagged"], vote.body["margin"], vote.body["won"]) == (4, 1, 3, True)
+        replied = events(runtime, "model.replied")
+        assert [event.body["status"] for event in replied] == ["replied"] * 4
+        assert [event.body["charged_tokens"] for event in replied] == [320] * 4  # the usage of the call is known
+        kept = runtime.ledger.reader.payload(replied[1].seq)
+        assert kept["error"]
+        assert kept["others"][0]["calls"] == [{"tool": name, "arguments": arguments}]
+
+
 async def test_a_provider_that_keeps_failing_is_left_alone_also_after_a_restart(stage: Stage, server) -> None:
     stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
     server.script[:] = [scripted.raw(500, b"{}")]
