@@ -19,8 +19,8 @@ GROWING_MAX = 5  # steps without an effect while what the planner says of its pl
 
 
 class LoopGuard:
-    """Watches the steps of one session. A playbook is what a person wrote and ends by itself: of it only what repeats
-    exactly counts (`planned`)."""
+    """Watches the steps of one session, and first those of the sessions that it goes on from: a circle with a park in it is one
+    all the same. A playbook is what a person wrote and ends by itself: of it only what repeats exactly counts (`planned`)."""
 
     def __init__(self, *, planned: bool = False) -> None:
         self._planned = planned
@@ -35,7 +35,7 @@ class LoopGuard:
     def saw(self, taken: Taken, *, reads: bool = False) -> None:
         """Take note of a step as it ended. `reads`: its tool changes nothing."""
         proposal = taken.proposal
-        action = [proposal.tool, dict(proposal.args)]
+        action = [proposal.tool, taken.digest or dict(proposal.args)]
         outcome = [*action, taken.decision, taken.status, taken.result, taken.error]
         self._seen.append((digest(outcome), proposal.tool))
         effect = taken.status == "succeeded" and not reads

@@ -11,11 +11,11 @@ from perdure.daemon.breaker import trip
 from perdure.daemon.questions import tell_of_untold
 from perdure.daemon.resumption import chain
 from perdure.daemon.sandbox.strays import end_strays
-from perdure.daemon.scheduler import free, opened
+from perdure.daemon.scheduler import ended, free, opened
 from perdure.daemon.settlement import REPEATABLE, mark_unknown, settle
 from perdure.daemon.untold import tell_of_untold_endings
 from perdure.state import projections
-from perdure.state.events import AlarmRaised, Draft, ModelReplied, SessionClosed, SlotClosed
+from perdure.state.events import AlarmRaised, Draft, ModelReplied, SessionClosed
 
 if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
@@ -57,10 +57,7 @@ async def _close_abandoned_slots(runtime: Runtime) -> None:
     """A slot whose session failed, cut off before its next try, ends with that session."""
     for slot in projections.slots(runtime.ledger.reader, open_only=True):
         if slot.session is not None:
-            closing = SlotClosed(
-                slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome="ran", session=slot.session
-            )
-            await runtime.ledger.write(closing)
+            await runtime.ledger.write(ended(slot, "ran", session=slot.session))
 
 
 async def _close(runtime: Runtime, row: SessionRow) -> None:
@@ -105,10 +102,7 @@ async def _close(runtime: Runtime, row: SessionRow) -> None:
     )
     slot = projections.slot(reader, row.slot)
     if slot is not None and slot.outcome is None:
-        closing = SlotClosed(
-            slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome="ran", session=row.session
-        )
-        drafts.append(closing)
+        drafts.append(ended(slot, "ran", session=row.session))
     if not asked:  # otherwise the answer opens the slot that goes on
         drafts += go_on_from(runtime, row)
     await runtime.ledger.write(*drafts)

@@ -63,10 +63,13 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
     proposal = recorded_proposal(reader, action)
     row = _joined_to(reader, action) or action
     ended: dict[str, Any] = {}
-    for event in reader.events(action=row.action, types=("action.ended",)):
+    decision, reason = row.decision or "escalate", ""
+    for event in reader.events(action=row.action, types=("action.decided", "action.ended")):
+        if event.type == "action.decided":
+            reason = event.body["reason"]
+            continue
         payload = reader.payload(event.seq)
         ended = payload if isinstance(payload, dict) else {}
-    decision, reason = row.decision or "escalate", ""
     if row.status is not None:
         decision = "auto"
     elif row.escalation is not None:
@@ -81,7 +84,8 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
         reason=reason,
         status=row.status,
         result=ended.get("result"),
-        error=ended.get("error"),
+        error=f"refused: {reason}" if decision == "deny" else ended.get("error"),
+        digest=action.digest,
     )
 
 

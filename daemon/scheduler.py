@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perdure.daemon.schedule import Schedule
     from perdure.daemon.tasks import Task
     from perdure.state.ledger import LedgerReader
+    from perdure.state.projections import SlotRow
 
 ON_TIME_SECONDS = 60  # a firing noticed within this time is on time; later ones fall under `if_missed`
 
@@ -42,6 +43,13 @@ def free(reader: LedgerReader, task: str, kind: SlotKind, due: int) -> int:
     while projections.slot(reader, slot_name(task, kind, due)) is not None:
         due += 1
     return due
+
+
+def ended(slot: SlotRow, outcome: SlotOutcome, *, session: str | None = None, rule: str | None = None) -> SlotClosed:
+    """The event that ends an open slot."""
+    return SlotClosed(
+        slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome=outcome, session=session, rule=rule
+    )
 
 
 def closed(task: str, outcome: SlotOutcome, firings: list[int], count: int, rule: str) -> SlotClosed:

@@ -31,6 +31,7 @@ from perdure.daemon.resumption import (
     recorded_step,
     recorded_steps,
 )
+from perdure.daemon.scheduler import ended
 from perdure.daemon.settlement import REPEATABLE, settle
 from perdure.daemon.sight import see
 from perdure.daemon.steps import Parked, Rejected, Steps
@@ -156,6 +157,8 @@ class Session:
     async def _loop(self, context: Context) -> None:
         before = recorded_steps(self.runtime.ledger.reader, self.earlier)
         recorded = {taken.proposal.key: taken for taken in before if taken.proposal.key is not None}
+        for taken in before:
+            self._watch(taken)
         while True:
             self._check_bounds()
             view = self._view(context, before, recorded)
@@ -264,6 +267,9 @@ class Session:
             taken = await self._settled(taken)
         self.rejected, self.rejections = None, 0
         self.taken.append(taken)
+        self._watch(taken)
+
+    def _watch(self, taken: Taken) -> None:
         tool = self.runtime.tools.get(taken.proposal.tool)
         self.guard.saw(taken, reads=tool is not None and tool.spec.effect == "read")
 
@@ -438,12 +444,5 @@ class Session:
     def _slot_closed(self) -> SlotClosed:
         waited = (self.runtime.now() - self.slot.due) / MICROSECONDS - (self.runtime.clock.monotonic() - self.started)
         late = self.slot.kind == "scheduled" and waited > LATE_AFTER_SECONDS
-        return SlotClosed(
-            slot=self.slot.slot,
-            task=self.task.name,
-            kind=self.slot.kind,
-            due=self.slot.due,
-            outcome="late" if late else "ran",
-            session=self.id,
-            rule=self.rule[:REASON_MAX] if self.rule is not None else None,
-        )
+        rule = self.rule[:REASON_MAX] if self.rule is not None else None
+        return ended(self.slot, "late" if late else "ran", session=self.id, rule=rule)

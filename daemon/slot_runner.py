@@ -13,11 +13,12 @@ from perdure.daemon.endings import Ending
 from perdure.daemon.gate import files_changed_since
 from perdure.daemon.layout import STOP_FILE
 from perdure.daemon.resumption import chain, goes_on
+from perdure.daemon.scheduler import ended
 from perdure.daemon.session import Session
 from perdure.errors import PerdureError
 from perdure.memory.passes import stopped
 from perdure.state import projections
-from perdure.state.events import Draft, SlotClosed, SlotOutcome
+from perdure.state.events import SlotOutcome
 from perdure.state.ledger import LedgerRefused, LedgerUnwritable
 
 if TYPE_CHECKING:
@@ -173,10 +174,8 @@ class SlotRunner:
         return "coalesced", f"{question.escalation} is {question.state}, and no session waits for it any more"
 
     async def _close(self, slot: SlotRow, outcome: SlotOutcome, rule: str) -> None:
-        drafts: list[Draft] = [
-            SlotClosed(slot=slot.slot, task=slot.task, kind=slot.kind, due=slot.due, outcome=outcome, rule=rule)
-        ]
-        self.runtime.ledger.commit(*drafts)  # at once: it stands for what the gate has just seen
+        # At once: it stands for what the gate has just seen.
+        self.runtime.ledger.commit(ended(slot, outcome, rule=rule))
         if outcome == "refused":
             await self.runtime.notifier.notify(slot.slot, f"{slot.task}: refused", rule, kind="refused")
         if outcome == "skipped" and slot.kind == "resume":

@@ -105,12 +105,21 @@ class Steps:
         record = (*before, proposed, *held, self.decided(action, judged))
         if decision.decision == "deny":
             await self.runtime.ledger.write(*record)
-            return self._refused(step, proposal, action, decision.reason)
+            return _taken(
+                step, proposal, action, prepared, "deny", decision.reason, None, None, f"refused: {decision.reason}"
+            )
         effect = prepared.effect or prepared.spec.effect
         if self.dry_run and (decision.decision == "escalate" or effect != "read"):
             await self.runtime.ledger.write(*record)
             return _taken(
-                step, proposal, action, decision.decision, "dry run: decided, not done", "succeeded", {"dry_run": True}
+                step,
+                proposal,
+                action,
+                prepared,
+                decision.decision,
+                "dry run: decided, not done",
+                "succeeded",
+                {"dry_run": True},
             )
         if decision.decision == "escalate":
             question = describe(prepared, proposal, decision, vote=vote, certain=certain)
@@ -218,9 +227,6 @@ class Steps:
             approval=approval,
         )
 
-    def _refused(self, step: int, proposal: Proposal, action: str, reason: str) -> Taken:
-        return _taken(step, proposal, action, "deny", reason, None, None, f"refused: {reason}")
-
     # -- asking a person --------------------------------------------------------------------------------------------
 
     async def _ask(
@@ -257,7 +263,7 @@ class Steps:
             await tell(self.runtime, escalation)
         if parks:
             raise Parked(escalation, prepared.spec.name)
-        return _taken(step, proposal, action, "escalate", f"asked a person ({escalation})", None, None)
+        return _taken(step, proposal, action, prepared, "escalate", f"asked a person ({escalation})", None, None)
 
     # -- carrying out -----------------------------------------------------------------------------------------------
 
@@ -300,7 +306,7 @@ class Steps:
                 effect = prepared.effect or prepared.spec.effect
                 self.appraisal.certainty.did(action, step, prepared.spec.name, effect, proposal.confidence)
             await self._verify(action, tool, prepared, call, value)
-        return _taken(step, proposal, action, "auto", reason, status, value, error_text)
+        return _taken(step, proposal, action, prepared, "auto", reason, status, value, error_text)
 
     async def _bounded(self, running: asyncio.Future[Result] | object, seconds: float) -> Result:
         """Wait for a tool, and no longer than its bound; once the daemon is stopping, no longer than the grace."""
@@ -391,6 +397,7 @@ def _taken(
     step: int,
     proposal: Proposal,
     action: str,
+    prepared: Prepared,
     decision: str,
     reason: str,
     status: ActionStatus | None,
@@ -406,4 +413,5 @@ def _taken(
         status=status,
         result=result,
         error=error,
+        digest=prepared.digest,
     )

@@ -62,7 +62,8 @@ Move: TypeAlias = Proposal | Finish | Malformed
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """A step already taken (in this session or recorded by the one it resumes). `result` is what the tool returned;
-    for a refused or escalated step, `status` is None and `decision` and `reason` tell why."""
+    for a refused or escalated step, `status` is None and `decision` and `reason` tell why. `digest` is the action's; it is
+    empty where the step became none."""
 
     step: int
     proposal: Proposal
@@ -72,6 +73,7 @@ class Taken:
     status: ActionStatus | None
     result: JSON = None
     error: str | None = None
+    digest: str = ""
 
     @classmethod
     def refused(cls, step: int, proposal: Proposal, why: str) -> Taken:

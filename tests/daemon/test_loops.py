@@ -6,15 +6,16 @@ import asyncio
 
 import pytest
 from click.testing import CliRunner
-from tests.daemon.drawing import TASK, plan, write
+from tests.daemon.drawing import TASK, Answers, plan, write
 from tests.daemon.stage import Stage, events
 
 from perdure.daemon import operations, slot_runner
 from perdure.daemon.breaker import shape
 from perdure.daemon.cli.account import question_of
 from perdure.daemon.cli.app import perdure
+from perdure.daemon.endings import Ending
 from perdure.daemon.loops import GROWING_MAX, REFUSALS_MAX, STALE_MAX, LoopGuard
-from perdure.daemon.planners.moves import Proposal, Taken
+from perdure.daemon.planners.moves import Finish, Move, Proposal, Taken, View
 from perdure.daemon.runtime import Runtime
 from perdure.errors import PerdureError
 from perdure.state import projections
@@ -94,6 +95,83 @@ async def test_a_session_in_a_circle_fails_and_says_why(stage: Stage) -> None:
         assert ending.status == "failed"
         assert ending.reason == "loop: a.md was given back an earlier content 2 times"
         assert len(planner.views) == 5
+
+
+# -- over the parks of one run ------------------------------------------------------------------------------------------
+
+ASKS = """
+version: 1
+rules:
+  - {name: reading here, tools: [list_files, read_file], decide: auto}
+  - {name: reports, tools: [write_file], decide: auto}
+  - {name: by a person, tools: [write_file], path: {under: asked}, decide: escalate, expires: 1h}
+  - {name: never, tools: [write_file], path: {under: forbidden}, decide: deny}
+"""
+
+
+async def answered_until_it_ends(stage: Stage, answers: Answers, said: str = "approve") -> Ending:
+    """A session, and all that go on from it, each in a daemon of its own; whatever it asks is answered with `said`."""
+    stage.write("policies/policy.yaml", ASKS)
+    async with stage.runtime() as runtime:
+        plan(runtime, answers)
+        ending = await stage.run(runtime, "report")
+    for _ in range(20):
+        if ending.status != "parked":
+            return ending
+        async with stage.runtime() as runtime:
+            plan(runtime, answers)
+            (question,) = projections.escalations(runtime.ledger.reader)
+            answered(runtime, question.escalation, said)
+            (ending,) = await stage.run_open_slots(runtime)
+    raise AssertionError("it never ends")
+
+
+async def test_taking_turns_with_a_persons_approvals_is_a_loop_all_the_same(stage: Stage) -> None:
+    stage.write("inbox/a.log", "a line\n")
+    read = Proposal(tool="read_file", args={"path": "inbox/a.log"}, provenance={}, confidence=0.9)
+
+    def turns(view: View) -> Move:
+        last = view.taken[-1].proposal.tool if view.taken else None
+        return write("asked/a.md") if last == "read_file" else read
+
+    ending = await answered_until_it_ends(stage, turns)
+    assert (ending.status, ending.reason) == (
+        "failed",
+        "loop: read_file and write_file took turns 3 times with the same results",
+    )
+
+
+async def test_a_file_written_to_and_fro_over_parks_is_noticed(stage: Stage) -> None:
+    ending = await answered_until_it_ends(stage, lambda view: write("asked/a.md", "xyz"[len(view.taken) % 3]))
+    assert (ending.status, ending.reason) == ("failed", "loop: asked/a.md was given back an earlier content 2 times")
+
+
+@pytest.mark.parametrize("by_a_person", [True, False])
+async def test_refusals_are_counted_over_parks(stage: Stage, by_a_person: bool) -> None:
+    def insists(view: View) -> Move:
+        number = len(view.taken)
+        return write(f"{'asked' if by_a_person or number == 1 else 'forbidden'}/{number}.md")
+
+    ending = await answered_until_it_ends(stage, insists, "deny")
+    assert (ending.status, ending.reason) == (
+        "failed",
+        "loop: 3 steps in a row were refused, and nothing else was tried",
+    )
+
+
+async def test_a_session_that_goes_on_sees_why_its_steps_were_refused(stage: Stage) -> None:
+    views = []
+
+    def tries(view: View) -> Move:
+        views.append(view)
+        return [write("forbidden/x.md"), write("asked/x.md"), Finish(says="")][min(2, len(view.taken))]
+
+    await answered_until_it_ends(stage, tries)
+    before = next(view.taken for view in views if len(view.taken) == 1)
+    after = views[-1].taken
+    assert [taken.reason for taken in after][:1] == [taken.reason for taken in before]
+    assert "never" in after[0].reason
+    assert after[0].error == before[0].error
 
 
 # -- across sessions --------------------------------------------------------------------------------------------------
