@@ -326,20 +326,39 @@ class PolicySet:
 
 def strictest(rules: Sequence[Rule], hits: Sequence[RuleHit]) -> Obligations:
     """The strictest of each obligation that these rules ask for; `hits` are the same rules, in the same order."""
-    required = [(rule.require, hit) for rule, hit in zip(rules, hits, strict=True) if rule.require is not None]
-    asked = [require for require, _ in required]
-    limits = [one.max_per_hour for one in asked if one.max_per_hour is not None]
-    votes = [one for one in asked if one.votes_ahead_by]
-    ahead = max((one.votes_ahead_by for one in votes), default=0)
+    # one pass without generators: at every step, and a third of its time otherwise
+    ahead = votes_max = 0
+    texts = False
+    confidence = session_confidence = 0.0
+    per_hour: int | None = None
+    asking: list[RuleHit] = []
+    for rule, hit in zip(rules, hits, strict=True):
+        asked = rule.require
+        if asked is None:
+            continue
+        asking.append(hit if hit.decide == "require" else replace(hit, decide="require"))
+        confidence = max(confidence, asked.confidence)
+        session_confidence = max(session_confidence, asked.session_confidence)
+        if asked.max_per_hour is not None and (per_hour is None or asked.max_per_hour < per_hour):
+            per_hour = asked.max_per_hour
+        if asked.votes_ahead_by:
+            votes_max = min(votes_max, asked.votes_max) if ahead else asked.votes_max
+            ahead = max(ahead, asked.votes_ahead_by)
+            texts = texts or asked.votes_texts
+    if not asking:
+        return _NOTHING_ASKED
     return Obligations(
         votes_ahead_by=ahead,
-        votes_max=max(min((one.votes_max for one in votes), default=0), ahead),
-        votes_texts=any(one.votes_texts for one in votes),
-        confidence=max((one.confidence for one in asked), default=0.0),
-        session_confidence=max((one.session_confidence for one in asked), default=0.0),
-        max_per_hour=min(limits, default=None),
-        rules=tuple(hit if hit.decide == "require" else replace(hit, decide="require") for _, hit in required),
+        votes_max=max(votes_max, ahead),
+        votes_texts=texts,
+        confidence=confidence,
+        session_confidence=session_confidence,
+        max_per_hour=per_hour,
+        rules=tuple(asking),
     )
+
+
+_NOTHING_ASKED = Obligations()
 
 
 def _condition(rule: Rule, vocabulary: Vocabulary | None) -> Condition | None:
