@@ -15,7 +15,7 @@ LOCAL_MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 .PHONY: help setup setup-dev run test lint format crash crash-peers soak bench bench-memory bench-reliability bench-local local-model lock docs wheel clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## the environment in .venv, from requirements.lock
 	@./setup.sh runtime

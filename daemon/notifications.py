@@ -85,10 +85,9 @@ class Notifier:
         )
         self._log.warning(message.title, about=about, text=message.text, notification=message.kind or "message")
         outcomes["log"] = None
-        outside = await asyncio.gather(
-            *(_tried(send, self._config.notify.timeout) for send in self._outside(message).values())
-        )
-        outcomes.update(zip(self._outside(message), outside, strict=True))
+        channels = self._outside(message)
+        errors = await asyncio.gather(*(_tried(send, self._config.notify.timeout) for send in channels.values()))
+        outcomes.update(zip(channels, errors, strict=True))
         await self._record(about, outcomes)
         return outcomes
 

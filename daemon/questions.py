@@ -72,7 +72,9 @@ async def tell(runtime: Runtime, escalation: str) -> None:
 async def tell_of_untold(runtime: Runtime) -> None:
     """Tell of open questions that a crash kept from being told."""
     reader = runtime.ledger.reader
-    for row in projections.escalations(reader, open_only=True):
-        told = reader.events(types=("notification.sent",), after=row.seq)
-        if not any(event.body["about"] == row.escalation for event in told):
+    waiting = projections.escalations(reader, open_only=True)
+    since = min((row.seq for row in waiting), default=reader.head().seq)
+    told = {event.body["about"] for event in reader.events(types=("notification.sent",), after=since)}
+    for row in waiting:
+        if row.escalation not in told:
             await tell(runtime, row.escalation)

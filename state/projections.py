@@ -49,6 +49,7 @@ from perdure.state.sessions import (
     open_calls,
     open_sessions,
     session,
+    session_count,
     sessions,
     spend,
     successors,
@@ -72,8 +73,8 @@ __all__ = [
     "Spend", "TaskRow", "action", "actions", "apply", "apply_all", "approved_escalations", "call_times",
     "calls_since", "configuration", "epoch", "escalation", "escalations", "grants", "last_answer_for", "last_call_at",
     "last_resumed", "last_saving_session", "last_slot", "open_calls", "open_escalation_for", "open_intents",
-    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "sessions", "slot",
-    "slots", "spend", "successes", "successors", "task_first_loaded", "tasks", "tools_ended", "unknown_actions",
+    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "session_count", "sessions",
+    "slot", "slots", "spend", "successes", "successors", "task_first_loaded", "tasks", "tools_ended", "unknown_actions",
     "waiting_sessions",
 ]  # fmt: skip
 

@@ -83,6 +83,11 @@ def session(reader: LedgerReader, id: str) -> SessionRow | None:
     return next((SessionRow(*row) for row in reader.rows("SELECT * FROM sessions WHERE session = ?", id)), None)
 
 
+def session_count(reader: LedgerReader) -> int:
+    """How many sessions there have been."""
+    return int(next(iter(reader.rows("SELECT COUNT(*) FROM sessions")))[0])
+
+
 def last_saving_session(reader: LedgerReader, task: str) -> SessionRow | None:
     """The latest session of this task that finished and saved something for the next one, which nobody has erased. A dry run
     is none: what it read is still to be dealt with."""

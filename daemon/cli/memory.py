@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from perdure.memory.store import Store
 
+SESSIONS_THAT_TELL = 20  # with fewer, what empty files take would be told a thousandfold
+
 
 @click.group()
 @everywhere
@@ -125,13 +127,14 @@ def stats(invocation: Invocation) -> None:
 
     with _store(invocation) as store:
         held: dict[str, Any] = store.sizes()
-    sessions = len(projections.sessions(invocation.ledger))
+    sessions = projections.session_count(invocation.ledger)
     taken = {
         "memory.db": _bytes(invocation.state_dir, "memory.db*"),
         "index": _bytes(invocation.state_dir, "index/**/*"),
         "ledger.db": _bytes(invocation.state_dir, "ledger.db*"),
     }
     per_1000 = {name: round(size / sessions * 1_000) for name, size in taken.items()} if sessions else None
+    told_per_1000 = per_1000 if sessions >= SESSIONS_THAT_TELL else None
     behind = invocation.ledger.head().seq - held.pop("read_up_to")
     facts = {**held, "events_not_read_yet": behind, "sessions": sessions, "bytes": taken}
     if invocation.as_json:
@@ -144,7 +147,7 @@ def stats(invocation: Invocation) -> None:
     invocation.say(f"          summaries: {told}; {held['model_summaries']:,} by a model")
     invocation.say(f"          {held['vectors']:,} vectors; {count(behind, 'event')} of the ledger not read yet")
     for name, size_now in taken.items():
-        each = f", {size(per_1000[name])} per 1,000 sessions" if per_1000 else ""
+        each = f", {size(told_per_1000[name])} per 1,000 sessions" if told_per_1000 else ""
         invocation.say((f"{name:<10}", "heading"), f"{size(size_now)}{each}")
     invocation.say((f"          {count(sessions, 'session')} so far", "faint"))
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from perdure.daemon.cli import memory
 from perdure.memory.memory import Memory
 from perdure.state import events as e
 from perdure.state.ledger import Ledger
@@ -95,7 +96,7 @@ def test_what_cannot_be_meant_is_an_error_that_says_what_to_do(answered, command
     assert "next:" in result.stderr
 
 
-def test_stats_tell_what_there_is_and_what_it_takes(answered):
+def test_stats_tell_what_there_is_and_what_it_takes(answered, monkeypatch):
     compact(answered)
     stats = answered.json("memory", "stats")
     assert stats["records"] > 0
@@ -104,6 +105,8 @@ def test_stats_tell_what_there_is_and_what_it_takes(answered):
         stats["bytes"]["ledger.db"] / stats["sessions"] * 1_000
     )
     assert stats["events_not_read_yet"] == 1  # its own receipt
+    assert "per 1,000 sessions" not in answered.text("memory", "stats"), "two sessions tell nothing of a thousand"
+    monkeypatch.setattr(memory, "SESSIONS_THAT_TELL", 2)
     assert "per 1,000 sessions" in answered.text("memory", "stats")
 
 
