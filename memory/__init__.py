@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+# Vectors are short: more threads take turns waiting for each other (31 ms of processor for a search instead of 12), and add up
+# in another order, so that two machines could disagree. OpenBLAS reads it when numpy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from perdure.memory.memory import Memory

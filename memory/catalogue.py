@@ -184,16 +184,19 @@ class Catalogue:
 
     def nearest(self, vector: Vectors, visible: NDArray[np.bool_], limit: int) -> Rows:
         """The records nearest to `vector`, best first, by the vectors in memory: exact to about 0.001 of a cosine."""
-        if not self.vectors:
-            return np.zeros(0, dtype=np.int64)
-        scores = np.empty(self.count, dtype=np.float32)
+        rows: Rows = np.flatnonzero(visible & (self._vector_place[: self.count] > 0))
+        scores = np.zeros(self.count, dtype=np.float32)
         block = np.empty((BLOCK, DIMENSIONS), dtype=np.float32)
-        for start in range(0, self.count, BLOCK):
-            end = min(start + BLOCK, self.count)
-            block[: end - start] = self._matrix[start:end]
-            scores[start:end] = block[: end - start] @ vector
-        scores[~visible | (self._vector_place[: self.count] == 0)] = -np.inf
-        return best_first(np.flatnonzero(np.isfinite(scores)), scores, limit)
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            block[: len(some)] = self._matrix[some]
+            scores[some] = block[: len(some)] @ vector
+        return best_first(rows, scores, limit)
+
+    def newer_than(self, vector_place: int) -> NDArray[np.bool_]:
+        """Of each record, whether its vector was kept after this one of memory.db."""
+        newer: NDArray[np.bool_] = self._vector_place[: self.count] > vector_place
+        return newer
 
     def exact(self, rows: Rows) -> tuple[Rows, list[bytes]]:
         """Those of `rows` that have vectors, and these as memory.db holds them (keys.py)."""

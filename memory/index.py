@@ -3,21 +3,19 @@ rebuilt into a fresh directory when damaged. Nobody waits for it: while it is no
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
 from perdure.errors import PerdureError
 from perdure.memory.embedding import DIMENSIONS, MODEL_ID, EmbeddingUnavailable, Vectors
+from perdure.memory.generations import Generations
 from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
 from perdure.memory.keys import embedded
 from perdure.memory.store import Store
@@ -27,7 +25,7 @@ State = Literal["idle", "starting", "rebuilding", "ready", "failed"]
 BATCH_VECTORS = 500
 BATCH_TEXTS = 64
 EMBED_SECONDS_MAX = 60.0
-OPEN_SECONDS_MAX = 120.0  # Chroma replays its log at open: 2.5 s for 10,000 vectors
+OPEN_SECONDS_MAX = 120.0  # Chroma takes its log in at the first question: 2.5 s for 10,000 vectors
 ASK_SECONDS_MAX = 60.0
 QUERY_SECONDS_MAX = 0.03  # an exact search takes less; a healthy index answers 100,000 vectors in a tenth of it
 DEATHS_MAX = 5  # in DEATHS_WITHIN_US; then the index rests for as long, and memory searches exactly
@@ -36,6 +34,9 @@ DISCARDS_MAX = 4  # stores thrown away within DEATHS_WITHIN_US; then it waits fo
 RETRIES = 3  # after failures in a row; then it waits for the next session
 SAMPLE = 64  # vectors compared one by one in a health check
 CHURN_MIN = 2_000  # deleted vectors that a store carries before it is worth building anew
+FOLD_MIN = 2_000  # vectors in Chroma's log that are worth a copy of the store without one
+FOLD_SHARE = 0.05  # of the vectors; 75,000 in the log cost 65 s of processor at each start, and 0.4 s at each write
+FOLD_SECONDS_MAX = 600.0
 
 T = TypeVar("T")
 
@@ -70,7 +71,8 @@ class VectorIndex:
         alarm: Callable[[str, str], None],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self._directory = directory
+        self._generations = Generations(directory)
+        self._log = directory.with_suffix(".log")
         self._identity = f"{identity}/{MODEL_ID}"
         self._on_store = on_store
         self._now = now
@@ -80,15 +82,18 @@ class VectorIndex:
         self._changed = threading.Condition()
         self._asked = 0  # how often it was asked, and up to which of these it has done
         self._done = 0
+        self._wanted = False  # its process, soon
         self._failures = 0  # in a row
         self._closing = False
         self._child: IndexChild | None = None
+        self._folding: IndexChild | None = None
         self._opened_by: int | None = None  # pid of the child that has the current generation open
         self._deaths: list[int] = []
         self._discarded: list[int] = []
         self._touching: str = ""  # the generation that a running request works on; a death then blames it
-        self._synced_row = 0
+        self.synced_row = 0  # the newest vector of memory.db that it has taken in
         self._deleted = 0
+        self._logged = 0  # vectors and deletions that Chroma's log holds
         self.embedding_failure: str | None = None
         self.status = IndexStatus("idle", 0, 0, 0)
         self._thread = threading.Thread(target=self._keep_in_step, name="perdure-index", daemon=True)
@@ -142,6 +147,12 @@ class VectorIndex:
         child = self._child
         return None if child is None or child.dead else child.pid
 
+    def wake(self) -> None:
+        """It is wanted soon: its process is started, if it does not run, and loads what it needs; returns at once."""
+        with self._changed:
+            self._wanted = True
+            self._changed.notify_all()
+
     def poke(self) -> None:
         """There may be something new to index; returns at once."""
         with self._changed:
@@ -162,6 +173,8 @@ class VectorIndex:
             if self._child is not None:
                 self._child.close()
                 self._child = None
+            if self._folding is not None:
+                self._folding.close()
         self._thread.join()
 
     # -- the child ------------------------------------------------------------------------------------------------------
@@ -182,7 +195,7 @@ class VectorIndex:
                     "start", "the vector index", cause, "Memory searches exactly in SQLite meanwhile; see index.log"
                 )
             try:
-                self._child = IndexChild(self._directory.with_suffix(".log"), self._idle_seconds)
+                self._child = IndexChild(self._log, self._idle_seconds)
             except OSError as error:
                 raise ChildFailed(
                     "start", "the vector index", str(error), "Memory searches by words alone meanwhile"
@@ -198,7 +211,7 @@ class VectorIndex:
         if len(self._deaths) >= DEATHS_MAX:
             self._alarm(
                 "index-died",
-                f"the index process died {self.status.deaths} times; see {self._directory.with_suffix('.log')}",
+                f"the index process died {self.status.deaths} times; see {self._log}",
             )
 
     def _note_embedding(self, error: ChildFailed) -> None:
@@ -212,13 +225,19 @@ class VectorIndex:
     def _keep_in_step(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._asked > self._done or self._closing)
+                self._changed.wait_for(lambda: self._asked > self._done or self._wanted or self._closing)
                 if self._closing:
                     return
-                asked = self._asked
+                asked, self._wanted = self._asked, False
             try:
+                if asked == self._done:
+                    if self.pid is None and self.embedding_failure is None:
+                        self.embed(["anything"], urgent=False, seconds_max=EMBED_SECONDS_MAX)
+                    continue
                 self._embed_backlog()
                 self._step()
+                if self._logged > max(FOLD_MIN, FOLD_SHARE * self.status.vectors):
+                    self._fold()
                 self._failures = 0
                 self._set_state("ready")
             except ChildFailed as error:
@@ -247,8 +266,7 @@ class VectorIndex:
     def _discard(self, cause: str) -> None:
         self._discarded = [at for at in self._discarded if at > self._now() - DEATHS_WITHIN_US] + [self._now()]
         self._touching, self._opened_by = "", None
-        with contextlib.suppress(OSError):
-            (self._directory / "current").unlink(missing_ok=True)
+        self._generations.use_none()
         if len(self._discarded) > DISCARDS_MAX:
             self._alarm("index-failed", f"the vector index cannot be kept, memory searches exactly: {cause}")
             self._set_state("failed", cause)
@@ -285,15 +303,18 @@ class VectorIndex:
         """Open the current generation and check it id by id; without one, or with a bad one, build the next."""
         if self.status.state != "rebuilding":
             self._set_state("starting")
-        generation = self._current()
+        generation = self._generations.current()
         fresh = generation is None
         if generation is None:
-            generation = self._next_generation()
+            generation = self._generations.next()
             self._set_state("rebuilding")
             self.status.rebuilds += 1
         self._touching = generation
         child.ask(
-            "open", directory=str(self._directory / generation), identity=self._identity, seconds_max=OPEN_SECONDS_MAX
+            "open",
+            directory=str(self._generations.path(generation)),
+            identity=self._identity,
+            seconds_max=OPEN_SECONDS_MAX,
         )
         row = self._on_store(lambda store: store.last_vector_row())
         self._on_store(_forget_removed)
@@ -302,10 +323,11 @@ class VectorIndex:
             total += self._match(child, task, fresh=fresh)
         self._touching = ""
         if fresh:
-            _write_whole(self._directory / "current", generation)
-        self._sweep(generation)
-        self._synced_row, self._deleted, self._opened_by = row, 0, child.pid
+            self._generations.use(generation)
+        self._generations.sweep(generation)
+        self.synced_row, self._deleted, self._opened_by = row, 0, child.pid
         self.status.vectors = total
+        self._logged = max(0, total - self._generations.folded(generation))
         self._catch_up(child)
 
     def _match(self, child: IndexChild, task: str, *, fresh: bool) -> int:
@@ -315,7 +337,7 @@ class VectorIndex:
         held = (
             []
             if fresh
-            else [str(id) for id in child.ask("ids", collection=name, seconds_max=ASK_SECONDS_MAX)[0]["ids"]]
+            else [str(id) for id in child.ask("ids", collection=name, seconds_max=OPEN_SECONDS_MAX)[0]["ids"]]
         )
         there, here = set(held), set(wanted)
         missing = [id for id in wanted if id not in there]
@@ -327,7 +349,7 @@ class VectorIndex:
         for start in range(0, len(extra), BATCH_VECTORS):
             child.ask("delete", collection=name, ids=extra[start : start + BATCH_VECTORS], seconds_max=ASK_SECONDS_MAX)
         for start in range(0, len(missing), BATCH_VECTORS):
-            self._upsert(child, name, missing[start : start + BATCH_VECTORS])
+            self._upsert(child, name, missing[start : start + BATCH_VECTORS], expected=len(missing) if fresh else 0)
         return len(wanted)
 
     def _compare_sample(self, child: IndexChild, name: str, ids: list[str]) -> None:
@@ -343,13 +365,14 @@ class VectorIndex:
 
     def _catch_up(self, child: IndexChild) -> None:
         """Index what came since, drop what was removed."""
-        generation = self._current()
+        generation = self._generations.current()
         self._touching = generation or ""
         removed = self._on_store(_forget_removed)
         for id, task in removed:
             child.ask("delete", collection=collection_name(task), ids=[id], seconds_max=ASK_SECONDS_MAX)
         self._deleted += len(removed)
-        after = self._synced_row
+        self._logged += len(removed)
+        after = self.synced_row
         rows, last = self._on_store(lambda store: store.vectors_after(after))
         by_task: dict[str, list[str]] = {}
         for id, task in rows:
@@ -358,46 +381,58 @@ class VectorIndex:
             for start in range(0, len(ids), BATCH_VECTORS):
                 self._upsert(child, collection_name(task), ids[start : start + BATCH_VECTORS])
         self._touching = ""
-        self._synced_row = last
+        self.synced_row = last
         self.status.vectors += len(rows) - len(removed)
+        self._logged += len(rows)
         if self._deleted > max(CHURN_MIN, self.status.vectors):
             raise ValueError(f"{self._deleted} deleted vectors bloat it")
 
-    def _upsert(self, child: IndexChild, collection: str, ids: list[str]) -> None:
+    def _upsert(self, child: IndexChild, collection: str, ids: list[str], *, expected: int = 0) -> None:
         if self._closing:
             raise ChildFailed("index", "new records", "memory is closing", "They are indexed at the next start")
         vectors = self._on_store(lambda store: store.vectors(ids))
         kept = [id for id in ids if id in vectors]
         if kept:
             blob = np.stack([vectors[id] for id in kept]).astype("<f4").tobytes()
-            child.ask("upsert", collection=collection, ids=kept, blob=blob, seconds_max=ASK_SECONDS_MAX)
+            child.ask(
+                "upsert", collection=collection, ids=kept, blob=blob, segment_at=expected if expected > FOLD_MIN else None,
+                seconds_max=ASK_SECONDS_MAX,
+            )  # fmt: skip
 
-    # -- generations ----------------------------------------------------------------------------------------------------
-
-    def _current(self) -> str | None:
-        """The directory of the generation in use, if there is one. Whatever else stands in its place is none."""
+    def _fold(self) -> None:
+        """Go on with a copy of the store whose log is empty. Made aside, by a process of its own: a kill while Chroma writes its
+        segments destroys what it writes, and that is nobody's store yet."""
+        generation = self._generations.current()
+        self._logged = 0  # where this fails, it is tried again after as many more
+        if generation is None:
+            return
+        vectors, copied = self.status.vectors, self._generations.next()
         try:
-            name = (self._directory / "current").read_text(encoding="ascii", errors="replace")[:32].strip()
-        except OSError:
-            return None
-        return name if re.fullmatch(r"\d{1,9}", name) and (self._directory / name).is_dir() else None
-
-    def _next_generation(self) -> str:
-        if self._directory.is_symlink() or (self._directory.exists() and not self._directory.is_dir()):
-            self._directory.unlink()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        numbers = [int(each.name) for each in self._directory.iterdir() if re.fullmatch(r"\d{1,9}", each.name)]
-        return str(max(numbers, default=0) + 1)
-
-    def _sweep(self, generation: str) -> None:
-        """Remove what is neither the generation in use nor its pointer."""
-        for each in self._directory.iterdir():
-            if each.name in {"current", generation}:
-                continue
-            if each.is_dir() and not each.is_symlink():
-                shutil.rmtree(each, ignore_errors=True)
-            else:
-                each.unlink(missing_ok=True)
+            self._generations.copy(generation, copied)
+            with self._spawning:
+                if self._closing:
+                    return
+                self._folding = IndexChild(self._log.with_name("index-fold.log"), self._idle_seconds)
+            directory = str(self._generations.path(copied))
+            self._folding.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
+            self._generations.set_folded(copied, vectors)
+        except (ChildFailed, OSError) as error:
+            self._generations.remove(copied)
+            if not self._closing:
+                self._alarm("index-not-folded", f"the vector index goes on with a long log, slowly: {error}")
+            return
+        finally:
+            with self._spawning:
+                if self._folding is not None:
+                    self._folding.close()
+                    self._folding = None
+        with self._spawning:
+            if self._closing or self._child is None:
+                return
+            self._child.close()  # it holds what it took in of the log; another one starts with the copy
+            self._child = None
+        self._generations.use(copied)
+        self._open(self._running())
 
 
 def collection_name(task: str) -> str:
@@ -413,17 +448,3 @@ def _keep_vectors(store: Store, ids: list[str], vectors: list[bytes]) -> None:
 def _forget_removed(store: Store) -> list[tuple[str, str]]:
     with store.transaction():
         return store.take_removed()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text, encoding="ascii")
-    draft.replace(path)
-
-
-def status_words(status: IndexStatus) -> dict[str, Any]:
-    """The index's state as plain values, for `perdure status` and metrics."""
-    return {
-        "state": status.state, "vectors": status.vectors, "rebuilds": status.rebuilds, "deaths": status.deaths,
-        "reason": status.reason,
-    }  # fmt: skip

@@ -20,8 +20,11 @@ from typing import Any, BinaryIO, TypeAlias
 Message: TypeAlias = tuple[dict[str, Any], bytes]
 
 PR_SET_PDEATHSIG = 1
-# The WAL takes so many vectors before Chroma writes the HNSW segment: with its default a kill destroys the store for good.
+# The WAL takes so many vectors before Chroma writes the HNSW segment: with its default a kill destroys the store for good. What
+# stands in the WAL is taken in again at every start, and looked through at every write; `fold` puts an end to that, in a copy. A
+# collection made anew from many vectors writes its segment with the last of them (`segment_at`), before the store is in use.
 SYNC_THRESHOLD = 1_000_000
+SYNC_NOW = 2  # the least that Chroma takes
 SEARCH_BREADTH = 200  # HNSW's ef: wide enough that small collections are searched exactly
 URGENT, LATER = 0, 1
 
@@ -109,6 +112,9 @@ class Server:
             if header["do"] == "open":
                 chroma[:] = [Chroma(Path(header["directory"]), header["identity"])]
                 return {"collections": chroma[0].names()}, b""
+            if header["do"] == "fold":
+                Chroma(Path(header["directory"]), header["identity"]).fold()
+                return {}, b""
             if not chroma:
                 raise RuntimeError("no index is open")
             return chroma[0].do(header, blob)
@@ -137,6 +143,15 @@ class Chroma:
             else:
                 self._client.delete_collection(collection.name)
         return list(self._collections)
+
+    def fold(self) -> None:
+        """Write the HNSW segments, so that the WAL is empty. A kill meanwhile destroys the store: only for one that is not in
+        use yet, and in a process that writes nothing else, for it goes on with this threshold."""
+        for name in self.names():
+            collection = self._collections[name]
+            collection.modify(configuration={"hnsw": {"sync_threshold": SYNC_NOW}})
+            collection.get(limit=1, include=[])  # whoever reads first takes the WAL in
+            collection.modify(configuration={"hnsw": {"sync_threshold": SYNC_THRESHOLD}})
 
     def do(self, header: dict[str, Any], blob: bytes) -> Message:
         """One request on one collection, or a query of several."""
@@ -177,7 +192,11 @@ class Chroma:
                 embedding_function=None,
                 metadata={"identity": self._identity},
                 configuration={
-                    "hnsw": {"space": "cosine", "sync_threshold": SYNC_THRESHOLD, "ef_search": SEARCH_BREADTH}
+                    "hnsw": {
+                        "space": "cosine",
+                        "sync_threshold": header.get("segment_at") or SYNC_THRESHOLD,
+                        "ef_search": SEARCH_BREADTH,
+                    }
                 },
             )
         return self._collections[name]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
+
+import numpy as np
 
 from perdure.errors import PerdureError
 from perdure.memory import assembly, passes
@@ -20,6 +24,7 @@ from perdure.memory.embedding import Vectors
 from perdure.memory.facts import Fact, settle
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
+from perdure.memory.query_vectors import QueryVectors
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
 from perdure.memory.settled import Settled
 from perdure.memory.since import gone, standing, tells_of
@@ -33,7 +38,6 @@ Embedding = Literal["minilm", "none"]
 
 EMBED_AT_ONCE = 128  # new records that a compaction embeds itself; more are left to the index's own thread
 EMBED_SECONDS_MAX = 10.0  # the child's start included: a second on an idle machine
-QUERY_SECONDS_MAX = 10.0
 FACTS_MAX = 200  # facts that an assembly looks at
 
 T = TypeVar("T")
@@ -86,6 +90,7 @@ class Memory:
         self._settled: Settled
         self._reader: LedgerReader
         self._index: VectorIndex | None = None
+        self._query_vectors: QueryVectors
         self._compacting = asyncio.Lock()
         self._closed = False
         self.weights = Weights()
@@ -121,6 +126,8 @@ class Memory:
                 state_dir / "index", identity=worker.submit(memory._identity).result(), on_store=memory._on_store, now=now,
                 alarm=alarm, idle_seconds=index_idle_seconds,
             )  # fmt: skip
+            memory._query_vectors = QueryVectors(memory._index.embed)
+        worker.submit(memory._warm_up)
         return memory
 
     async def close(self) -> None:
@@ -143,6 +150,8 @@ class Memory:
             if (stop := passes.stopped(self._ledger.reader)) is not None:
                 cause = f"it was stopped at ledger event #{stop.seq}: {stop.body['reason']}"
                 raise CompactionUnsuccessful("compact memory for", task, cause, passes.RESUME)
+            if self._index is not None:
+                self._index.wake()  # for what is to be embedded in a moment, and for the query of the session
             try:
                 receipts = await self._in_worker(lambda: self._compact(task, session))
             except Exception as error:
@@ -333,19 +342,23 @@ class Memory:
         vector = self._query_vector(query)
         if vector is None or self._index is None:
             return _Near(None, self._catalogue.rows([]), "nobody")
-        if candidates is None and self.use_index:
-            candidates = self._index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES)
         if candidates is not None:
             return _Near(vector, self._catalogue.rows(candidates), "index")
-        return _Near(vector, self._catalogue.nearest(vector, self._catalogue.visible(scope), CANDIDATES), "exact")
+        visible = self._catalogue.visible(scope)
+        synced = self._index.synced_row
+        found = self._index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES) if self.use_index else None
+        if found is None:
+            return _Near(vector, self._catalogue.nearest(vector, visible, CANDIDATES), "exact")
+        # What the index has not taken in yet is looked through here: a session recalls what the last one did.
+        recent = self._catalogue.nearest(vector, visible & self._catalogue.newer_than(synced), CANDIDATES)
+        return _Near(vector, np.concatenate([self._catalogue.rows(found), recent]), "index")
 
     def _query_vector(self, query: str) -> Vectors | None:
         if self._index is None or self._index.embedding_failure is not None or not query.strip():
             return None
         if not self._catalogue.vectors:
             return None
-        vectors = self._index.embed([query], urgent=True, seconds_max=QUERY_SECONDS_MAX)
-        return None if vectors is None else vectors[0]
+        return self._query_vectors.of(query)
 
     async def facts(
         self,
@@ -399,6 +412,11 @@ class Memory:
             )
             self._store = Store.open(path, identity=self._identity())
         self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
+
+    def _warm_up(self) -> None:
+        """Read the columns while nobody waits for them: a second for 100,000 records. What is wrong is told to who needs them."""
+        with contextlib.suppress(sqlite3.Error):
+            self._catalogue.refresh()
 
     def _identity(self) -> str:
         first = next(iter(self._reader.events(limit=1)), None)

@@ -303,56 +303,93 @@ class Meter:
         return f"p50 {wall[0]:.0f}, p95 {wall[1]:.0f} ms (processor {processor[0]:.0f}, {processor[1]:.0f})"
 
 
-async def assemblies(memory: Memory, by: str) -> Meter:
-    """Contexts for queries of which none comes twice, the query's embedding included."""
-    chance = np.random.default_rng(3)
-    meter = Meter(memory)
+def asked(query: str) -> ContextRequest:
+    return ContextRequest(
+        task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=NOW,
+        pinned=[Pinned(kind="instruction", text="Go on.")],
+    )  # fmt: skip
+
+
+async def assemblies(memory: Memory, by: str, seed: int) -> tuple[Meter, Meter]:
+    """Contexts for queries of which none comes twice, each query's embedding included; and for each the same once more, as a
+    task asks at every session."""
+    chance = np.random.default_rng(seed)
+    first, again = Meter(memory), Meter(memory)
     slow = 0
     for _ in range(QUERIES):
         query = " ".join(WORDS[place] for place in np.minimum(chance.zipf(1.3, 8), len(WORDS)) - 1)
-        request = ContextRequest(
-            task=SCOPE, session="S", scope=SCOPE, query=query, budget=8_000, overhead=500, factor=1.2, now=NOW,
-            pinned=[Pinned(kind="instruction", text="Go on.")],
-        )  # fmt: skip
-        async with meter.once():
-            context = await memory.assemble(request)
-        slow += context.candidates_by != by
+        for meter in (first, again):
+            async with meter.once():
+                context = await memory.assemble(asked(query))
+            slow += context.candidates_by != by
     if slow:
-        print(f"          ({slow} of {QUERIES} were not by {by})")
-    return meter
+        print(f"          ({slow} of {2 * QUERIES} were not by {by})")
+    return first, again
+
+
+def session(past: Past) -> None:
+    past.session(*(past.action("read_file", {"path": f"{n}.log"}, f"line {n}") for n in range(STEPS)), task=SCOPE)
+
+
+async def one_session(past: Past, memory: Memory) -> str:
+    """What a session waits for before it begins: compaction of what the last one did, and its context."""
+    session(past)
+    begun = time.perf_counter()
+    await memory.compact(SCOPE, scope=SCOPE)
+    compacted = time.perf_counter()
+    context = await memory.assemble(asked("disk login mail"))
+    took = f"{(compacted - begun) * 1e3:.0f} + {(time.perf_counter() - compacted) * 1e3:.0f} ms"
+    return f"{took} (by {context.candidates_by})"
+
+
+async def cold(past: Past) -> tuple[str, str]:
+    """Compaction and context of the first session after a start, and of one after the index's process ended for want of work."""
+    memory = past.memory("minilm", index_idle_seconds=1.0)
+    try:
+        first = await one_session(past, memory)
+        await memory.indexed(1_200)
+        if memory.index_process is not None:
+            await asyncio.to_thread(psutil.Process(memory.index_process).wait, 120)
+        return first, await one_session(past, memory)
+    finally:
+        await memory.close()
 
 
 async def grown(directory: Path, size: int) -> None:
-    """One size: assembly without and with the index, the index built anew, compaction of what is new, memory held."""
+    """One size: the index built, assembly with it and without, compaction of what is new, memory held, and all that cold."""
     past = Past(directory)
     each_us = fill(directory / "memory.db", next(iter(past.ledger.reader.events(limit=1))).hash, size)
     memory = past.memory("minilm")
     try:
-        begun = time.perf_counter()
         await memory.recall(SCOPE, "warm up")  # reads the columns, starts the process, loads the model
-        cold = time.perf_counter() - begun
         begun = time.perf_counter()
         await memory.indexed(1_200)
         rebuilt = size / (time.perf_counter() - begun)
-        index = await assemblies(memory, "index")
+        index, index_again = await assemblies(memory, "index", 3)
         memory.use_index = False
-        exact = await assemblies(memory, "exact")
+        exact, exact_again = await assemblies(memory, "exact", 4)
         memory.use_index = True
         before = past.ledger.head.seq
         compaction = Meter(memory)
         for _ in range(10):
-            past.session(*(past.action("read_file", {"path": f"{n}.log"}, f"line {n}") for n in range(10)), task=SCOPE)
+            session(past)
             async with compaction.once():
                 await memory.compact(SCOPE, scope=SCOPE)
+                await memory.indexed(60)
         events = (past.ledger.head.seq - before) / 10
         each_event = np.median(compaction.processor_ms) / events * 1_000
         held = psutil.Process().memory_info().rss / 1e6
         child = psutil.Process(memory.index_process).memory_info().rss / 1e6 if memory.index_process else 0.0
+        await memory.close()
+        after_start, after_idle = await cold(past)
         print(
-            f"{size:>8,} records: assembly by the index {index}\n"
-            f"          by exact search {exact}\n"
-            f"          the first after a start {cold:.1f} s (columns read, process started, model loaded); no facts, no story\n"
-            f"          compaction {each_event:.0f} µs of processor an event ({events:.0f} events a session, embedding included)\n"
+            f"{size:>8,} records, {size // FACT_EACH:,} claims, {1 + OTHERS} tasks, with their summaries:\n"
+            f"          assembly by the index {index}; the same query again {index_again}\n"
+            f"          by exact search {exact}; again {exact_again}\n"
+            f"          compaction + assembly of the first session after a start {after_start}\n"
+            f"          and of one after the index process had ended {after_idle}\n"
+            f"          compaction and indexing {each_event:.0f} µs of processor an event ({events:.0f} events a session, embedding"
+            f" included)\n"
             f"          index built at {rebuilt:,.0f} vectors/s; a record written in {each_us:.0f} µs of processor\n"
             f"          memory held: {held:.0f} MB and the index process {child:.0f} MB; memory.db"
             f" {(directory / 'memory.db').stat().st_size / 1e6:.0f} MB",

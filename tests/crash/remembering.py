@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.memory.conftest import DAY, Past, request
 
 from perdure.errors import PerdureError
+from perdure.memory import index
 from perdure.memory.memory import Memory
 from perdure.state import events as e
 from perdure.state import projections as p
@@ -153,6 +154,7 @@ def _open(past: Past) -> Memory:
     def alarm(code: str, words: str) -> None:
         print(f"alarm {code}: {words}", file=sys.stderr)
 
+    index.FOLD_MIN = 30  # so that stores are folded, and killed while they are, in these small lives
     return Memory.open(past.directory, ledger=past.ledger, now=past.now, embedding="minilm", alarm=alarm)
 
 

@@ -34,7 +34,7 @@ def tell(past, sessions=3):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A loaded test machine may need long for what takes a second; no test here is about time-outs."""
-    monkeypatch.setattr("perdure.memory.memory.QUERY_SECONDS_MAX", READY_SECONDS)
+    monkeypatch.setattr("perdure.memory.query_vectors.SECONDS_MAX", READY_SECONDS)
     monkeypatch.setattr("perdure.memory.memory.EMBED_SECONDS_MAX", READY_SECONDS)
 
 
@@ -294,3 +294,39 @@ def test_batches_change_no_vector():
     for row, text in enumerate(texts):
         assert float(together[row] @ model.embed([text])[0]) > 0.9999
     assert (together[0] == together[5]).all()
+
+
+async def test_a_long_log_is_folded_into_a_copy_and_answers_stay(past, monkeypatch):
+    monkeypatch.setattr("perdure.memory.index.FOLD_MIN", 20)
+    tell(past)
+    memory = past.memory("minilm")
+    await memory.compact("triage", scope="triage")
+    await ready(memory)
+    first = generation(past)
+    assert not (first / "folded").exists()  # what is few stays in the log
+    tell(past, sessions=6)
+    await memory.compact("triage", scope="triage")
+    await ready(memory)
+    folded = generation(past)
+    assert not first.exists()
+    assert int((folded / "folded").read_text()) == memory.index_status.vectors > 20
+    indexed = await answers(memory)
+    memory.use_index = False
+    assert indexed == await answers(memory)
+    assert (memory.index_status.deaths, past.codes()) == (0, [])
+    await memory.close()
+
+
+async def test_a_fold_that_fails_is_said_and_the_index_goes_on(memory, past, monkeypatch):
+    await ready(memory)
+    before, there = await answers(memory), generation(past)
+    monkeypatch.setattr("perdure.memory.index.FOLD_MIN", 1)
+    (there / "chroma.sqlite3-extra").symlink_to("nowhere")  # a copy of it cannot be made
+    tell(past, sessions=1)
+    await memory.compact("triage", scope="triage")
+    await ready(memory)
+    assert past.codes() == ["index-not-folded"]
+    assert generation(past) == there
+    assert [each.name for each in (past.directory / "index").iterdir() if each.is_dir()] == [there.name]
+    assert len(await answers(memory)) == len(before)
+    await memory.close()
