@@ -77,7 +77,6 @@ async def _close(runtime: Runtime, row: SessionRow) -> None:
         )
         for call in projections.open_calls(reader, row.session)
     ]
-    actions = projections.actions(reader, session=row.session)
     asked = [
         action
         for action in projections.unknown_actions(reader)
@@ -94,7 +93,7 @@ async def _close(runtime: Runtime, row: SessionRow) -> None:
             slot=row.slot,
             status="parked" if asked else "interrupted",
             reason=reason,
-            steps=len(actions),
+            steps=projections.proposed(reader, row.session),
             tokens=spent.tokens,
             cost_usd=spent.usd,
             duration_us=max(0, now - row.opened_at),

@@ -63,6 +63,11 @@ def actions(reader: LedgerReader, session: str | None = None, limit: int | None 
     return [_row(row) for row in reader.rows(sql, session, bound)]
 
 
+def proposed(reader: LedgerReader, session: str) -> int:
+    """How many actions were proposed in a session."""
+    return int(reader.rows("SELECT COUNT(*) FROM actions WHERE session = ?", session)[0][0])
+
+
 def action(reader: LedgerReader, id: str) -> ActionRow | None:
     """The action with this id."""
     return next((_row(row) for row in reader.rows("SELECT * FROM actions WHERE action = ?", id)), None)

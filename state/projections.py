@@ -30,6 +30,7 @@ from perdure.state.journal import (
     actions,
     call_times,
     open_intents,
+    proposed,
     successes,
     tools_ended,
     unknown_actions,
@@ -73,9 +74,9 @@ __all__ = [
     "Spend", "TaskRow", "action", "actions", "apply", "apply_all", "approved_escalations", "call_times",
     "calls_since", "configuration", "epoch", "escalation", "escalations", "grants", "last_answer_for", "last_call_at",
     "last_resumed", "last_saving_session", "last_slot", "open_calls", "open_escalation_for", "open_intents",
-    "open_sessions", "outside_tool", "outside_tools", "paused", "rebuild", "resolve", "session", "session_count", "sessions",
-    "slot", "slots", "spend", "successes", "successors", "task_first_loaded", "tasks", "tools_ended", "unknown_actions",
-    "waiting_sessions",
+    "open_sessions", "outside_tool", "outside_tools", "paused", "proposed", "rebuild", "resolve", "session",
+    "session_count", "sessions", "slot", "slots", "spend", "successes", "successors", "task_first_loaded", "tasks",
+    "tools_ended", "unknown_actions", "waiting_sessions",
 ]  # fmt: skip
 
 _KINDS: Final = {
