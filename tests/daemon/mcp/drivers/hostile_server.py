@@ -125,6 +125,9 @@ def call(request):
             return {"content": [{"type": "text", "text": "x" * 20_000_000}]}
         case "slow-output":
             return {"content": [], "structuredContent": {"a": "a" * 60 + "!"}}
+        case "fields":
+            told = {"page": {"url": "http://ours.test/41", "note": "http://evil.invalid/in"}, "count": 41}
+            return {"content": [{"type": "text", "text": "evil.invalid"}], "structuredContent": told}
         case "many-values":
             return {"content": [], "structuredContent": {"rows": [[] for _ in range(300_000)]}}
         case "big":
