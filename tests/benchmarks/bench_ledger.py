@@ -26,35 +26,41 @@ from perdure.state.verification import verify
 from .floor import Floor
 
 ROUND = 40  # actions in a round
+WAL_FRAME_HEADER = 24  # bytes, before each page: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 SESSIONS = 32
 
 
 class Work:
-    """Sessions whose actions run through the ledger."""
+    """Sessions of a few dozen actions each, as sessions are, whose actions run through the ledger."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "ledger.db"
         self.ledger = Ledger.create(self.path, now=lambda: time.time_ns() // 1000, workspace="bench")
         self.numbers = iter(range(10**9))
-        for number in range(SESSIONS):
-            self.ledger.commit(
-                e.SlotOpened(slot=f"t{number}/manual/1", task=f"t{number}", kind="manual", due=1),
-                e.SessionOpened(
-                    session=f"S{number}",
-                    task=f"t{number}",
-                    slot=f"t{number}/manual/1",
-                    planner="playbook",
-                    bounds={"steps": 10},
-                    task_digest="d",
-                    policies="p",
-                    fence=1,
-                ),
-            )
+        self.open: dict[int, str] = {}  # task -> its session
+        for task in range(SESSIONS):
+            self.ledger.commit(*self.next_session(task))
 
-    def drafts(self, session: int) -> tuple[list[e.Draft], e.ActionIntended, e.ActionEnded]:
-        """(proposal and decision, intent, outcome) of a new action."""
-        action, task = f"01J{next(self.numbers):023d}", f"t{session}"
-        common = {"action": action, "session": f"S{session}", "task": task}
+    def next_session(self, task: int) -> list[e.Draft]:
+        """The end of a task's session, if it has one, and the beginning of the next."""
+        drafts = []
+        if (ended := self.open.get(task)) is not None:
+            end = {"status": "unverified", "reason": "r", "steps": 40, "tokens": 0, "cost_usd": 0.0, "duration_us": 9}
+            drafts.append(e.SessionClosed(session=ended, task=f"t{task}", slot=f"t{task}/manual/{ended}", **end))
+        self.open[task] = session = f"01J{next(self.numbers):023d}"
+        slot = f"t{task}/manual/{session}"
+        return [
+            *drafts,
+            e.SlotOpened(slot=slot, task=f"t{task}", kind="manual", due=next(self.numbers)),
+            e.SessionOpened(
+                session=session, task=f"t{task}", slot=slot, planner="playbook", bounds={"steps": 10}, task_digest="d",
+                policies="p", fence=1,
+            ),
+        ]  # fmt: skip
+
+    def drafts(self, task: int) -> tuple[list[e.Draft], e.ActionIntended, e.ActionEnded]:
+        """(proposal and decision, intent, outcome) of a new action of a task's session."""
+        common = {"action": f"01J{next(self.numbers):023d}", "session": self.open[task], "task": f"t{task}"}
         digest = "sha256:" + "0" * 64
         return (
             [
@@ -93,7 +99,7 @@ class Work:
     def grow(self, events: int) -> None:
         """Many actions, a hundred to a commit, until the ledger has this many events."""
         while self.ledger.head.seq < events:
-            batch: list[e.Draft] = []
+            batch = self.next_session(0)
             for _ in range(100):
                 before, intent, outcome = self.drafts(0)
                 batch += [*before, intent, outcome]
@@ -105,7 +111,7 @@ def journal(work: Work) -> Callable[[], None]:
     ready: list[tuple[e.ActionIntended, e.ActionEnded]] = []
 
     def prepare() -> None:
-        batch: list[e.Draft] = []
+        batch = work.next_session(0)
         for _ in range(ROUND):
             before, intent, outcome = work.drafts(0)
             batch += before
@@ -129,7 +135,18 @@ def whole(work: Work) -> Callable[[], None]:
         work.ledger.commit(*before, intent)
         work.ledger.commit(outcome)
 
+    run.prepare = lambda: work.ledger.commit(*work.next_session(0))  # type: ignore[attr-defined]
     return run
+
+
+def frames(work: Work, subject: Callable[[], None]) -> float:
+    """How many pages of the write-ahead log an action writes."""
+    log, db = work.path.with_name(work.path.name + "-wal"), work.ledger.reader.connection
+    subject.prepare()  # type: ignore[attr-defined]
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for _ in range(ROUND):
+        subject()
+    return log.stat().st_size / (db.execute("PRAGMA page_size").fetchone()[0] + WAL_FRAME_HEADER) / ROUND
 
 
 def alternate(floor: Callable[[], None], subject: Callable[[], None], seconds: float) -> tuple[float, float]:
@@ -150,6 +167,10 @@ def company(work: Work, actions: int) -> tuple[float, float]:
     """(actions per second, commits per action) of 32 sessions in one loop."""
     commits = []
     stop = work.ledger.subscribe(lambda _: commits.append(1))
+
+    for task in range(SESSIONS):
+        work.ledger.commit(*work.next_session(task))
+    commits.clear()
 
     async def session(number: int) -> None:
         for _ in range(actions):
@@ -179,6 +200,7 @@ def measure(directory: Path, sizes: list[int], seconds: float) -> Iterator[dict[
             "floor_us": bare,
             "us": alone,
             "ratio": alone / bare,
+            "wal_frames": frames(work, journal(work)),
         }
         bare, all_the_way = alternate(floor.action, whole(work), seconds)
         yield {
@@ -187,6 +209,7 @@ def measure(directory: Path, sizes: list[int], seconds: float) -> Iterator[dict[
             "floor_us": bare,
             "us": all_the_way,
             "ratio": all_the_way / bare,
+            "wal_frames": frames(work, whole(work)),
         }
         per_second, commits = company(work, 60)
         yield {
