@@ -103,12 +103,14 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     """Everything a session needs, on an owned ledger. The configuration in force is recorded where it changed."""
     config, ledger = loaded.config, owned.ledger
     notifier = Notifier(config, ledger, clock=owned.clock)
+    found = ledger.reader.head().seq
+    telling: set[asyncio.Task[object]] = set()
     memory = Memory.open(
         config.state_dir,
         ledger=ledger,
         now=owned.clock.now,
         embedding=config.memory.embedding,
-        alarm=_alarm_from_any_thread(ledger, notifier),
+        alarm=_alarm_from_any_thread(ledger, notifier, telling),
         keep_us=None if config.memory.keep is None else int(config.memory.keep * MICROSECONDS),
     )
     servers = open_servers(config, ledger, owned.clock)
@@ -139,6 +141,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             policies=loaded.policies,
             tasks=loaded.tasks,
             servers=servers,
+            found=found,
         )
         ledger.commit(*configuration_events(ledger, loaded))
         runtime.tasks = anchored(ledger, loaded.tasks)
@@ -146,13 +149,16 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
     finally:
         await servers.close()
         await memory.close()
+        await asyncio.gather(*telling)
 
 
-def _alarm_from_any_thread(ledger: Ledger, notifier: Notifier) -> Callable[[str, str], None]:
-    """An alarm that memory may raise from its own threads; the event is written, and a person told, in the loop's."""
+def _alarm_from_any_thread(
+    ledger: Ledger, notifier: Notifier, telling: set[asyncio.Task[object]]
+) -> Callable[[str, str], None]:
+    """An alarm that memory may raise from its own threads; the event is written, and a person told, in the loop's. `telling`
+    holds what still tells: the loop itself holds tasks only weakly."""
     loop = asyncio.get_running_loop()
     raised: set[tuple[str, str]] = set()
-    telling: set[asyncio.Task[object]] = set()  # the loop itself holds tasks only weakly
 
     def record(code: str, words: str) -> None:
         if (code, words) in raised:  # loud once: what lasts is said at the next start

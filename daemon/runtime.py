@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True, kw_only=True)
 class Runtime:
     """`policies` and `tasks` are replaced as a whole when an edit is good; everything else stays for the process's life.
-    `stopping` is set once: no new session starts, and running ones end after the step they are in."""
+    `found` is the last event that there was when it was opened. `stopping` is set once: no new session starts, and running
+    ones end after the step they are in."""
 
     config: Config
     clock: Clock
@@ -48,6 +49,7 @@ class Runtime:
     policies: PolicySet
     tasks: Mapping[str, Task]
     servers: Servers
+    found: int
     stopping: bool = False
     warned: dict[str, int] = field(default_factory=dict)  # cap -> when its use was last warned about
     drifts: dict[str, float] = field(default_factory=dict)  # model -> how far its provider's count is from ours

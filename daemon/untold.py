@@ -29,22 +29,22 @@ class Untold(NamedTuple):
 
 async def tell_of_untold_endings(runtime: Runtime) -> int:
     """Tell of failed sessions, refused slots and alarms of which no attempt to tell is recorded; returns how many."""
-    untold = untold_endings(runtime.ledger.reader)
+    untold = untold_endings(runtime.ledger.reader, runtime.found)
     for about, message in untold.items():
         text = f"{message.text}\n(This was at {iso(message.at)}; the daemon ended before it could tell.)"
         await runtime.notifier.notify(about, message.title, text, kind=message.kind)
     return len(untold)
 
 
-def untold_endings(reader: LedgerReader) -> dict[str, Untold]:
-    """The messages by what they are about, oldest first."""
+def untold_endings(reader: LedgerReader, found: int) -> dict[str, Untold]:
+    """The messages by what they are about, oldest first, of events up to `found`: what comes after them this process tells."""
     types = ("session.closed", "slot.closed", "alarm.raised", "notification.sent")
     untold: dict[str, Untold] = {}
-    for event in reader.events(after=max(0, reader.head().seq - LOOK_BACK_EVENTS), types=types):
+    for event in reader.events(after=max(0, found - LOOK_BACK_EVENTS), types=types):
         if event.type == "notification.sent":
             untold.pop(event.body["about"], None)
-        elif (found := _message(reader, event)) is not None:
-            untold[found[0]] = found[1]
+        elif event.seq <= found and (told := _message(reader, event)) is not None:
+            untold[told[0]] = told[1]
     return untold
 
 
