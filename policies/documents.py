@@ -114,7 +114,7 @@ def read_document(content: bytes, file: str) -> tuple[Node | None, Complaints]:
     complaints = Complaints(file, [])
     if len(content) > BYTES_MAX:
         complaints.add(
-            Place(0, 0), f"{len(content):,} bytes", f"at most {BYTES_MAX:,} bytes; split the file by purpose"
+            Place(0, 0), f"more than {BYTES_MAX:,} bytes", f"at most {BYTES_MAX:,} bytes; split the file by purpose"
         )
         return None, complaints
     try:
@@ -137,8 +137,9 @@ def read_document(content: bytes, file: str) -> tuple[Node | None, Complaints]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(0, 0)
-        context = f" {error.context}" if error.context else ""
-        found = f"{error.problem}{context}".removeprefix("found ")
+        begun = f" that begins in line {error.context_mark.line + 1}" if error.context and error.context_mark else ""
+        context = f" {error.context}{begun}" if error.context else ""
+        found = f"{error.problem}{context}".removeprefix("found ").replace("did not find expected", "no", 1)
         if (
             0 < place.line <= len(complaints.lines)
             and complaints.lines[place.line - 1][place.column - 1 : place.column] == "\t"

@@ -81,12 +81,8 @@ def _covered(policies: PolicySet) -> Iterator[Lint]:
                 if narrow.decide == "deny":
                     code = "shadowed-deny"
             elif _rank(wide) > _rank(narrow):
-                code, says = (
-                    "unreachable",
-                    f"{narrow.name!r} can never decide: {place} always {wide.decide}s first"
-                    if wide.decide != "escalate"
-                    else f"{narrow.name!r} can never decide: {place} always asks first",
-                )
+                always = "denies" if wide.decide == "deny" else "asks"
+                code, says = "unreachable", f"{narrow.name!r} can never decide: {place} always {always} first"
             else:
                 continue
             yield Lint(narrow.file, narrow.line, code, says)

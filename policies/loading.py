@@ -96,7 +96,7 @@ def _read_all(paths: Sequence[Path], root: str, problems: list[Problem]) -> list
     try:
         files = policy_files(paths)
     except OSError as error:
-        problems.append(_unreadable(str(error.filename), error))
+        problems.append(_unreadable(Path(str(error.filename)), str(error.filename), error))
         return []
     if not files:
         places = ", ".join(str(path) for path in paths) or "the workspace"
@@ -137,7 +137,7 @@ def _read_one(path: Path, name: str, problems: list[Problem]) -> _Read | None:
         with path.open("rb") as file:
             content = file.read(BYTES_MAX + 1)
     except OSError as error:
-        problems.append(_unreadable(name, error))
+        problems.append(_unreadable(path, name, error))
         return None
     root, complaints = read_document(content, name)
     document = read_policy(root, complaints) if root is not None else None
@@ -147,8 +147,17 @@ def _read_one(path: Path, name: str, problems: list[Problem]) -> _Read | None:
     return _Read(content, document, complaints)
 
 
-def _unreadable(name: str, error: OSError) -> Problem:
-    return Problem(name, 0, 0, error.strerror or str(error), "a policy file that can be read")
+def _unreadable(path: Path, name: str, error: OSError) -> Problem:
+    found, expected = error.strerror or str(error), "a policy file that can be read"
+    if isinstance(error, FileNotFoundError):
+        found, expected = "nothing there", "a policy file, or a directory of them"
+        if path.is_symlink():
+            found = f"a link to {path.readlink()}, where nothing is"
+    elif isinstance(error, IsADirectoryError):
+        found, expected = "a directory", "a file: what is named *.yaml here is read as a policy"
+    elif isinstance(error, PermissionError):
+        found, expected = "no right to read it", f"one that uid {os.geteuid()}, as which Perdure runs, may read"
+    return Problem(name, 0, 0, found, expected)
 
 
 def _name(path: Path, root: str) -> str:

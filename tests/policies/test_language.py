@@ -215,13 +215,18 @@ def test_a_bomb_of_anchors_is_refused_at_the_first(workspace):
     assert "anchor" in problem.found
 
 
+def test_what_was_never_closed_is_told_by_where_it_begins(workspace):
+    (problem,) = problems_of(workspace, "version: 1\nrules: [\n  {name: a}\n")
+    assert "in line 2" in problem.found
+
+
 def test_deep_nesting_is_refused(workspace):
     problems = problems_of(workspace, "version: 1\nrules: " + "[" * 5_000 + "]" * 5_000)
     assert any("levels" in problem.found or "depth" in problem.found for problem in problems), problems
 
 
 def test_a_directory_that_is_missing_empty_or_unreadable_is_an_error(workspace, tmp_path):
-    for path, word in ((tmp_path / "gone", "No such file"), (tmp_path / "empty", "no policy file")):
+    for path, word in ((tmp_path / "gone", "a directory of them"), (tmp_path / "empty", "no policy file")):
         if word == "no policy file":
             path.mkdir()
         with pytest.raises(Problems, match=word):
@@ -229,8 +234,13 @@ def test_a_directory_that_is_missing_empty_or_unreadable_is_an_error(workspace, 
     if os.geteuid():
         path = workspace.write("version: 1\nrules: []\n")
         path.chmod(0)
-        with pytest.raises(Problems, match="Permission denied"):
+        with pytest.raises(Problems, match="uid"):
             workspace.load()
+    link = tmp_path / "policies" / "link.yaml"
+    link.symlink_to("nowhere")
+    with pytest.raises(Problems, match="a link to nowhere, where nothing is"):
+        workspace.load()
+    link.unlink()
     (tmp_path / "policies" / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(Problems, match="symbolic links"):
         workspace.load()
