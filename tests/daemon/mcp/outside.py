@@ -50,6 +50,12 @@ class Outside(Stage):
         """What the server does from its next message on."""
         self.write("odd/mode", mode)
 
+    def setting(self, old: str, new: str) -> None:
+        """Change what stands in perdure.toml."""
+        text = (self.directory / "perdure.toml").read_text()
+        assert old in text
+        self.write("perdure.toml", text.replace(old, new))
+
     @property
     def effects(self) -> int:
         """How often the server really acted."""

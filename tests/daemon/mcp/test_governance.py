@@ -16,11 +16,13 @@ from tests.daemon.stage import events
 
 from perdure.daemon.cli.app import perdure
 from perdure.daemon.mcp.acceptance import accept
+from perdure.daemon.runtime import Runtime
 from perdure.daemon.sandbox.strays import find_strays
 from perdure.daemon.service import operate_alone
 from perdure.daemon.workspace import load_workspace
 from perdure.errors import PerdureError, Problems
 from perdure.state import projections
+from perdure.state.projections import EscalationRow
 
 RULES = """
 version: 1
@@ -42,8 +44,7 @@ async def cli(stage: Outside, *arguments: str, input: str | None = None) -> Resu
 
 
 async def test_a_cold_start_without_the_server_checks_policies_against_what_was_accepted(outside: Outside) -> None:
-    text = (outside.directory / "perdure.toml").read_text()
-    outside.write("perdure.toml", text.replace(f'"{sys.executable}"', '"/nowhere/at/all"'))
+    outside.setting(f'"{sys.executable}"', '"/nowhere/at/all"')
     outside.note()
     outside.write("policies/outside.yaml", RULES.format(when="args.line.size() < 20"))
     loaded = load_workspace(outside.directory)
@@ -89,13 +90,19 @@ async def test_only_what_was_seen_can_be_accepted(outside: Outside) -> None:
     ]
 
 
+async def asked_about(outside: Outside, runtime: Runtime, mode: str) -> EscalationRow:
+    """The question that a session asks whose tool changed in this way after it was accepted."""
+    outside.mode(mode)
+    await runtime.servers.discover()
+    assert (await outside.run(runtime, "work")).status == "parked"
+    (question,) = projections.escalations(runtime.ledger.reader)
+    return question
+
+
 async def test_an_approval_covers_the_definition_that_was_shown(outside: Outside) -> None:
     outside.note()
-    outside.mode("changed-words")
     async with outside.runtime() as runtime:
-        await runtime.servers.discover()
-        assert (await outside.run(runtime, "work")).status == "parked"
-        (question,) = projections.escalations(runtime.ledger.reader)
+        question = await asked_about(outside, runtime, "changed-words")
         outside.mode("changed")  # and then it changes once more
         await runtime.servers.discover()
     await operate_alone(
@@ -110,11 +117,8 @@ async def test_an_approval_covers_the_definition_that_was_shown(outside: Outside
 
 async def test_a_question_shows_how_the_tool_differs_from_what_was_accepted(outside: Outside) -> None:
     outside.note()
-    outside.mode("changed")
     async with outside.runtime() as runtime:
-        await runtime.servers.discover()
-        assert (await outside.run(runtime, "work")).status == "parked"
-        (question,) = projections.escalations(runtime.ledger.reader)
+        question = await asked_about(outside, runtime, "changed")
         row = projections.outside_tool(runtime.ledger.reader, "odd", "note")
         assert row is not None
     shown = await cli(outside, "inbox", "show", question.escalation)

@@ -104,8 +104,7 @@ async def test_what_breaks_before_the_call_has_failed_and_was_never_sent(
     outside: Outside, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LIST_SECONDS", 2.0)
-    text = (outside.directory / "perdure.toml").read_text()
-    outside.write("perdure.toml", text.replace('start_timeout = "20s"', 'start_timeout = "3s"'))
+    outside.setting('start_timeout = "20s"', 'start_timeout = "3s"')
     outside.mode(mode)
     async with outside.runtime() as runtime:
         await outside.run(runtime, "work")
@@ -118,8 +117,7 @@ async def test_what_breaks_before_the_call_has_failed_and_was_never_sent(
 async def test_a_hanging_start_is_bounded(tmp_path: Path) -> None:
     outside = Outside(tmp_path / "w")
     await outside.accept()
-    text = (outside.directory / "perdure.toml").read_text()
-    outside.write("perdure.toml", text.replace('start_timeout = "20s"', 'start_timeout = "1s"'))
+    outside.setting('start_timeout = "20s"', 'start_timeout = "1s"')
     outside.note()
     outside.mode("hang-at initialize")
     async with outside.runtime() as runtime:
@@ -301,8 +299,7 @@ async def test_a_result_is_not_checked_against_patterns_that_take_for_ever(tmp_p
 
 
 async def test_very_many_values_are_text(outside: Outside) -> None:
-    text = (outside.directory / "perdure.toml").read_text()
-    outside.write("perdure.toml", text.replace('message_bytes_max = "1MB"', 'message_bytes_max = "4MB"'))
+    outside.setting('message_bytes_max = "1MB"', 'message_bytes_max = "4MB"')
     outside.mode("many-values")
     async with outside.runtime() as runtime:
         await outside.run(runtime, "work")
