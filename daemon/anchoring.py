@@ -14,12 +14,12 @@ from perdure.daemon.log import goes_to_journal
 from perdure.daemon.secrets import credential
 from perdure.state import projections
 from perdure.state.events import ConfigurationLoaded
-from perdure.state.signing import KIND, Signer
 
 if TYPE_CHECKING:
     from perdure.daemon.config import Config
     from perdure.state.anchor import Anchored
     from perdure.state.ledger import Ledger
+    from perdure.state.signing import Signer
 
 log = structlog.get_logger(__name__)
 NOTED_EVERY_US = 60 * MICROSECONDS  # a journal is no place for a line per action
@@ -28,12 +28,20 @@ NOTED_EVERY_US = 60 * MICROSECONDS  # a journal is no place for a line per actio
 def signer(config: Config) -> Signer | None:
     """What signs anchored heads, if perdure.toml names a key. Raises PerdureError where the key is missing or is none."""
     name = config.ledger.signing_key
-    return None if name is None else Signer(credential(name))
+    if name is None:
+        return None
+    from perdure.state.signing import Signer
+
+    return Signer(credential(name))
 
 
 def record_key(ledger: Ledger, sign: Signer | None) -> None:
     """Record the public key that heads are signed with from now on, where it changed."""
-    if sign is not None and projections.configuration(ledger.reader).get(KIND) != sign.public_key:
+    if sign is None:
+        return
+    from perdure.state.signing import KIND
+
+    if projections.configuration(ledger.reader).get(KIND) != sign.public_key:
         ledger.commit(ConfigurationLoaded(kind=KIND, digest=sign.public_key, files={}))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 import stamina
 import structlog
 
@@ -151,6 +150,8 @@ class Notifier:
             raise Undelivered("notify by", Path(self._config.notify.command[0]).name, cause, "Try the command by hand")
 
     async def _by_webhook(self, message: Message) -> None:
+        import httpx
+
         webhook = self._config.notify.webhook
         url = credential(webhook.secret) if isinstance(webhook, SecretReference) else str(webhook)
         async with httpx.AsyncClient(

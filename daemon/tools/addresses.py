@@ -8,11 +8,13 @@ import re
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
-
 from perdure.daemon.tools.model import ToolRefused
+
+if TYPE_CHECKING:
+    import httpx
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PLAIN_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE | re.ASCII)
@@ -30,6 +32,8 @@ class Pinned:
 def parsed(url: str) -> httpx.URL:
     """The URL, normalised. Raises ToolRefused for what two readers might read differently: characters outside ASCII,
     blanks, backslashes, user names, host names with a final dot."""
+    import httpx
+
     if _PLAIN_URL.fullmatch(url) is None or "\\" in url:
         raise _refused(url, "it is not a plain http:// or https:// URL in ASCII (percent-encode the rest)")
     try:

@@ -8,9 +8,7 @@ import json
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.daemon.config import Http
 from perdure.daemon.secrets import credential
@@ -20,6 +18,9 @@ from perdure.daemon.tools.digests import action_digest
 from perdure.daemon.tools.model import Call, Prepared, Result, ToolInterrupted, ToolRefused, ToolSpec
 from perdure.errors import PerdureError
 from perdure.state.events import JSON
+
+if TYPE_CHECKING:
+    import httpx
 
 _READS = frozenset({"GET", "HEAD"})
 _REDIRECTS_MAX = 5
@@ -98,6 +99,8 @@ class HttpRequest:
         return Prepared(spec=self.spec, args=args, digest=digest, url=str(url), method=method, effect=effect)
 
     async def run(self, prepared: Prepared, call: Call) -> Result:
+        import httpx
+
         asked = prepared.args.get("seconds")
         seconds = float(asked) if isinstance(asked, (int, float)) else self.http.seconds_max
         sending = _Sending()
@@ -133,6 +136,8 @@ class HttpRequest:
             )
 
     async def _exchange(self, prepared: Prepared, call: Call, sending: _Sending) -> Result:
+        import httpx
+
         url = parsed(prepared.url or "")
         pinned = await pin(url, self.http.private_hosts)
         headers = {name: self._filled(value) for name, value in _headers(prepared.args).items()}
