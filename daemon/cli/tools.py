@@ -11,7 +11,7 @@ from rich.text import Text
 from perdure.daemon.cli.accepting import STANDING_WORDS, accept, print_claims
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
 from perdure.daemon.cli.page_parts import rules_table
-from perdure.daemon.cli.terminal import line, one_line
+from perdure.daemon.cli.terminal import WIDE, line, one_line
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -76,19 +76,27 @@ def _list_or_show(invocation: Invocation, name: str | None) -> None:
         _print_one(invocation, loaded, specs[name], outside.get(name))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
-    for title in ("tool", "from", "effect", "output", "rules", "used by", "what it does"):
-        table.add_column(title, overflow="fold")
+    wide = invocation.out.width >= WIDE
+    for title in ("tool", "from", "effect", "output", "rules"):
+        table.add_column(title, no_wrap=title in ("tool", "effect"), overflow="fold")
+    table.add_column("used by", overflow="fold")
+    if wide:  # it takes what the other columns leave
+        table.expand = True
+        table.add_column("what it does", overflow="ellipsis", no_wrap=True, ratio=1)
     for spec in specs.values():
         used = [task.name for task in loaded.tasks.values() if spec.name in task.tools]
-        table.add_row(
+        rules = len(_rules(loaded, spec.name))
+        cells = [
             Text(one_line(spec.name), "name"),
             _source(spec, outside.get(spec.name)),
             Text(spec.effect, "faint" if spec.effect == "read" else ""),
             _trust(spec),
-            str(len(_rules(loaded, spec.name))) if _rules(loaded, spec.name) else Text("none: asks", "ask"),
-            one_line(", ".join(used)),
-            Text(one_line(spec.description.split(". ")[0], 90), "faint"),
-        )
+            Text(f"{rules}") if rules else Text("none: asks", "ask"),
+            Text(one_line(", ".join(used))),
+        ]
+        if wide:
+            cells.append(Text(one_line(spec.description.split(". ")[0]), "faint"))
+        table.add_row(*cells)
     invocation.out.print(table)
 
 
