@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from perdure.daemon.retention import drop_stashes
 from perdure.errors import PerdureError
+from perdure.memory.copies import summaries_made_from
 from perdure.state.events import (
     JSON,
     CompactionResumed,
@@ -110,12 +111,14 @@ def erase_payloads(
     ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, seqs: Sequence[int], reason: str
 ) -> Answer:
     """Take the payloads of these events away for good; their hashes stay in the chain, with tombstones that say who and why.
-    Memory forgets what it made of them, and what was kept to undo their actions goes too."""
+    A model's summaries that were made from them go too, and what was kept to undo their actions; memory forgets what it made of
+    them, and makes its summaries again from what is left."""
     del identifiers, now
     if not reason.strip():
         raise PerdureError("erase", "payloads", "no reason is given", "Say why with --reason: auditors will ask")
-    erase(ledger, seqs, reason=reason, uid=uid)
-    return {"erased": list(seqs), "not_undoable": [*drop_stashes(ledger, seqs)]}
+    told = summaries_made_from(ledger.reader, seqs)
+    erase(ledger, [*seqs, *told], reason=reason, uid=uid)
+    return {"erased": list(seqs), "summaries": told, "not_undoable": [*drop_stashes(ledger, seqs)]}
 
 
 def pins(reader: LedgerReader) -> Mapping[str, tuple[str | None, int, int]]:

@@ -196,7 +196,7 @@ def _lines(request: ContextRequest, material: Material, room: int, encoding: str
     )
     return _Lines(
         story=[_story_line(summary, material.superseded, encoding) for summary in material.story],
-        facts=list(_within(room, (_fact_line(fact, encoding) for fact in material.facts))),
+        facts=list(_within(REACH * FACTS_SHARE * room, (_fact_line(fact, encoding) for fact in material.facts))),
         recalled=list(_within(REACH * room, recalled)),
     )
 

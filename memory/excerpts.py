@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -71,6 +72,11 @@ def _argument(value: Any) -> str:
 def minute(at: int) -> str:
     """A time (microseconds UTC) as `2026-11-22 13:52`."""
     try:
-        return datetime.fromtimestamp(at / 1_000_000, tz=UTC).strftime("%Y-%m-%d %H:%M")
+        return _minute(at // 60_000_000)
     except (OverflowError, ValueError, OSError):
         return f"{at} µs"
+
+
+@lru_cache(maxsize=4_096)  # the lines of a context come from few minutes, session after session
+def _minute(number: int) -> str:
+    return datetime.fromtimestamp(number * 60, tz=UTC).strftime("%Y-%m-%d %H:%M")

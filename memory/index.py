@@ -106,7 +106,7 @@ class VectorIndex:
         if not texts:
             return np.zeros((0, DIMENSIONS), dtype=np.float32)
         data = b""
-        for last in (False, True):  # a child that has just died is started again, once
+        for last in (False, False, True):  # a child that has just died, or made way for another, is started again
             child = None
             try:
                 child = self._running()

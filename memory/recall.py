@@ -83,6 +83,9 @@ def search(
     by_vector, similarity = _similarity(catalogue, near, vector, weights)
     base = np.zeros(catalogue.count)
     _add(base, by_words, word_scores, weights.words)
+    if vector is not None:  # what has none yet is judged by its words alone, and not as if it were far away
+        without = ~np.isin(by_words, by_vector)
+        base[by_words[without]] /= weights.words
     _add(base, by_vector, np.maximum(similarity, 0.0) ** weights.sharpness, 1.0 - weights.words)
     scores, beside = _with_neighbours(catalogue, base, visible, weights)
     hits = np.flatnonzero(scores)

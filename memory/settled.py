@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from heapq import nsmallest
 from itertools import islice
 
 from perdure.memory.facts import Fact, Settling
@@ -55,7 +54,9 @@ class FactsOfScope:
         self._settling: dict[str, Settling] = defaultdict(Settling)
         self._held: dict[str, Fact] = {}  # those that hold and those disputed
         self._with_word: dict[str, set[str]] = defaultdict(set)  # of these, who has a word
-        self._ranked: list[str] | None = None  # these, as far as no query prefers any
+        self._ranked: dict[
+            str, int
+        ] = {}  # these, in the order where no query prefers any, and their places; empty: not known
         self.superseded: set[str] = set()  # the records that say what holds no longer
         self.fact_of: dict[str, str] = {}  # the fact that a record tells of
 
@@ -85,11 +86,12 @@ class FactsOfScope:
 
     def relevant(self, query: str, limit: int) -> list[Fact]:
         """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
+        if not self._ranked:
+            self._ranked = {id: place for place, id in enumerate(sorted(self._held, key=self._rank))}
         shared = Counter(id for word in query_terms(query) for id in self._with_word.get(word, ()))
-        chosen = nsmallest(limit, shared, key=lambda fact: (-shared[fact], *self._rank(fact)))
+        ranked = sorted((-count, self._ranked[id], id) for id, count in shared.items())
+        chosen = [id for _, _, id in ranked[:limit]]
         if len(chosen) < limit:
-            if self._ranked is None:
-                self._ranked = sorted(self._held, key=self._rank)
             chosen += islice((id for id in self._ranked if id not in shared), limit - len(chosen))
         return [self._held[id] for id in chosen]
 
@@ -112,7 +114,7 @@ class FactsOfScope:
         self.fact_of[_record(claim.seq)] = settling.facts[changed[-1]].id
 
     def _drop(self, id: str) -> None:
-        self._ranked = None
+        self._ranked = {}
         fact = self._held.pop(id, None)
         for word in () if fact is None else _words(fact):
             self._with_word[word].discard(id)

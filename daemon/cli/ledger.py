@@ -340,7 +340,8 @@ def adopt(invocation: Invocation, yes: bool) -> None:
 def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool) -> None:
     """Erase the payloads of these events for good: arguments, results, texts.
 
-    A tombstone says who and why; the chain stays whole. Memory and index follow. Refused while the action is open.
+    A tombstone says who and why; the chain stays whole. Memory and index follow, and a model's summaries made from them are
+    erased too. Contexts and requests that quoted them are events of their own. Refused while the action is open.
     """
     if not yes:
         for seq in seqs:
@@ -353,3 +354,7 @@ def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool)
         invocation.emit("erased", result)
         return
     invocation.say(("Erased", "warn"), f": the payloads of {', '.join(f'#{seq}' for seq in seqs)}")
+    if result["summaries"]:
+        invocation.say(
+            f"        and the summaries made from them: {', '.join(f'#{seq}' for seq in result['summaries'])}"
+        )

@@ -213,6 +213,7 @@ async def test_the_child_exits_when_idle_and_comes_back(past):
     await asyncio.to_thread(child._listener.join)
     assert child.dead
     assert await answers(memory) == before
+    await ready(memory)
     assert memory._index._child.pid != child.pid
     assert memory.index_status.deaths == 0
     assert past.codes() == []

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from perdure.daemon.corrections import erase_payloads
 from perdure.memory.authoring import Written
 from perdure.state import events as e
 
@@ -199,4 +200,27 @@ async def test_a_model_that_is_of_no_use_in_two_sessions_is_asked_no_more_until_
     past.ledger.commit(e.CompactionResumed(uid=0))
     pen.answer = faithful
     assert await with_summaries(past, memory, pen, "S-asking-6")
+    await memory.close()
+
+
+async def test_erasing_what_a_models_summary_was_made_from_erases_its_text_in_the_ledger_too(past):
+    session = a_long_session(past)
+    memory = past.memory()
+    await with_summaries(past, memory, Pen(faithful))
+    made = held(memory)[f"session/{session}"]
+    (failed,) = [
+        event for event in past.ledger.reader.events(types=["action.ended"]) if event.body["status"] == "failed"
+    ]
+    (proposed, *_) = past.ledger.reader.events(action=failed.body["action"])
+    answer = erase_payloads(past.ledger, None, past.at, 0, seqs=[proposed.seq], reason="private")
+    assert answer["summaries"] == [made.seq]
+    assert past.ledger.reader.erased(made.seq)
+    assert "exit 75" not in str([past.ledger.reader.payload(made.seq)])
+    await memory.compact("triage", scope="triage")
+    again = held(memory)[f"session/{session}"]
+    assert (again.made_by, again.seq) == ("extractive", None)
+    assert "exit 75" not in again.text
+    # Nothing else was made from it, and what is gone already is not erased twice.
+    (other, *_) = past.ledger.reader.events(types=["action.proposed"])
+    assert erase_payloads(past.ledger, None, past.at, 0, seqs=[other.seq], reason="private")["summaries"] == []
     await memory.close()

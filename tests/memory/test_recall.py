@@ -184,6 +184,17 @@ def test_a_record_about_what_the_query_names_comes_first(store):
     assert found(store, "is the disk of web-1 full?")[0] == "r2"
 
 
+def test_what_has_no_vector_yet_is_not_outranked_by_what_is_only_near(store):
+    """Embedding may fail or lag behind: the newest records then have words alone."""
+    add(store, record(1, "looked at mark2x", session="A"), record(2, "looked at mark3x", session="B"))
+    with store.transaction():
+        store.add_vectors(["r1"], [unit(1).tobytes()])
+    catalogue = Catalogue(store)
+    catalogue.refresh()
+    hits = search(catalogue, "t", "mark3x", vector=unit(1), candidates=catalogue.rows(["r1"]), now=us(NOW))
+    assert [hit.record.id for hit in hits] == ["r2", "r1"]
+
+
 def test_a_day_that_the_query_names_comes_first(store):
     add(store, *(record(seq, "the backup failed", session=f"S{seq}", days_ago=seq * 20) for seq in range(1, 8)))
     assert found(store, "which backup failed on 23 September 2026?")[0] == "r3"
