@@ -194,8 +194,9 @@ class Memory:
         kept = False
         for asked in await self._in_worker(lambda: self._briefs(task, author.source_tokens_max)):
             draft: SummaryMade | SummaryRefused
-            if fits(asked):
-                draft = judged(asked, await author.write(asked), session)
+            if await self._in_worker(partial(fits, asked)):
+                written = await author.write(asked)
+                draft = await self._in_worker(partial(judged, asked, written, session))  # its texts may be anything
             else:
                 names = f"{len(asked.must_stay)} names and references must stay, too many for {asked.tokens_max} tokens"
                 draft = refused(asked, session, "too-much", names)
