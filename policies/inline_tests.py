@@ -19,6 +19,7 @@ _FACT_TYPES: Mapping[str, tuple[type, ...]] = {"string": (str,), "int": (int,), 
 
 def check_tests(document: PolicyFile, policies: PolicySet, complaints: Complaints) -> None:
     """Add a problem for each test that is wrong or fails."""
+    tried = {rule.name for rule in document.rules if rule.shadow}
     for test in document.tests:
         signature = policies.signatures.get(test.tool)
         if signature is None:
@@ -31,7 +32,7 @@ def check_tests(document: PolicyFile, policies: PolicySet, complaints: Complaint
             continue
         if not _well_formed(test, signature, complaints):
             continue
-        decision = outcome(test, signature, policies)
+        decision = outcome(test, signature, policies, enforce_shadow=document.shadow or test.by in tried)
         if decision.decision != test.expect:
             found = f"a test that fails: {test.tool} {short(str(dict(test.args)))} is {decision.decision}, {decision.reason}"
             complaints.add(_place(test, "expect"), found, f"{test.expect}, as the test says (the file alone decides)")
@@ -40,13 +41,16 @@ def check_tests(document: PolicyFile, policies: PolicySet, complaints: Complaint
             complaints.add(_place(test, "by"), f"a test in which {counted} counted", f"the rule {test.by!r} to count")
 
 
-def outcome(test: InlineTest, signature: ToolSignature, policies: PolicySet) -> Decision:
-    """What the policies decide about the test's action; the facts of the test itself meet obligations or do not."""
+def outcome(
+    test: InlineTest, signature: ToolSignature, policies: PolicySet, *, enforce_shadow: bool = False
+) -> Decision:
+    """What the policies decide about the test's action; the facts of the test itself meet obligations or do not. Shadow rules
+    count where the test is about them."""
     values = {FACTS[name].field: value for name, value in test.given.items()}
     facts = Facts(**({"task": "test", "planner": "model"} | values))
     action = action_of(signature, test.args, policies.workspace, provenance=test.provenance)
     question = policies.question(action, facts, written=True)
-    return policies.answer(question, enforce_shadow=True)
+    return policies.answer(question, enforce_shadow=enforce_shadow)
 
 
 def action_of(

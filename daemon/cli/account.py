@@ -304,16 +304,8 @@ class _Gathering:
 
     def _decision(self, step: Part, event: Event) -> None:
         body = event.body
-        step["decisions"].append(
-            {
-                "decision": body["decision"],
-                "reason": body["reason"],
-                "rules": [dict(rule) for rule in body["rules"]],
-                "policies": body["policies"],
-                "grant": body.get("grant"),
-                "seq": event.seq,
-            }
-        )
+        named = {name: body.get(name) for name in ("decision", "reason", "policies", "grant", "shadow")}
+        step["decisions"].append({**named, "rules": [dict(rule) for rule in body["rules"]], "seq": event.seq})
         step["seqs"].append(event.seq)
 
     def _escalation_opened(self, event: Event, body: Mapping[str, Any]) -> None:

@@ -53,7 +53,9 @@ def event_json(event: Event, payload: Any, *, erased: bool, with_payload: bool =
 def _decided(body: Mapping[str, Any]) -> Text:
     words, style = DECISION.get(body["decision"], (body["decision"], ""))
     rules = ", ".join(f"{rule['name']} ({rule['file']}:{rule['line']})" for rule in body["rules"])
-    return line((words, style), f": {shorten(body['reason'])}", (f"  {rules}" if rules else "", "place"))
+    would_be, its_style = DECISION.get(body.get("shadow") or "", ("", ""))
+    shadow = [("; shadow rules would: ", "faint"), (would_be, its_style)] if would_be else []
+    return line((words, style), f": {shorten(body['reason'])}", (f"  {rules}" if rules else "", "place"), *shadow)
 
 
 def _ended(body: Mapping[str, Any]) -> Text:

@@ -1,8 +1,8 @@
-"""`perdure policy replay` and `suggest`: edited policies over what was really done, and rules out of people's answers."""
+"""`perdure policy replay`, `shadow`, `suggest`: edited or tried policies over what was done, and rules out of people's answers."""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,18 @@ from perdure.daemon.cli.policies import WEEKDAYS, policy
 from perdure.daemon.cli.spans import Span
 from perdure.daemon.cli.terminal import exact, harmless, one_line
 from perdure.daemon.cli.words import DAY, HOUR, SECOND, count, moment, short
+from perdure.state import projections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from perdure.policies import model
     from perdure.policies.model import ProposedAction
     from perdure.policies.replay import Recorded, Replayed
     from perdure.policies.suggestions import Answered
     from perdure.state.events import Event
+
+PROGRESS_EVERY = 400  # events
 
 
 @policy.command()
@@ -40,6 +43,7 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
     Paths, arguments, provenance, confidence, time of day and calls per hour and day are those of then; facts that the
     ledger does not hold (tokens and cost so far, votes) count as none. Exits 1 where something would be looser.
     """
+    from perdure.daemon.cli.progress import counting
     from perdure.daemon.config import load_config
     from perdure.daemon.layout import POLICIES
     from perdure.daemon.tools.registry import tool_specs
@@ -50,7 +54,8 @@ def replay(invocation: Invocation, files: tuple[Path, ...], since: int) -> None:
     config = load_config(invocation.workspace)
     paths = list(files) or [config.workspace / POLICIES]
     policies = load_policies(paths, signatures(tool_specs(config)), workspace=config.workspace)
-    outcome = replay_over(policies, recorded_decisions(invocation, invocation.now() - since))
+    with counting(invocation, "deciding again") as progress:
+        outcome = replay_over(policies, recorded_decisions(invocation, invocation.now() - since, progress))
     invocation.verdict = 1 if outcome.loosened else 0
     if invocation.as_json:
         flips = [
@@ -83,13 +88,9 @@ def _print_replay(invocation: Invocation, outcome: Replayed) -> None:
     invocation.say(
         (words, "heading"), (f", {outcome.loosened:,} of them looser", "bad" if outcome.loosened else "good")
     )
-    table = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        table.add_column(overflow="fold")
+    table = _flips_table()
     for (tool, was, now), number in outcome.flips.most_common():
-        (old, old_style), (new, new_style) = (DECISION.get(word, (word, "")) for word in (was, now))
-        arrow = Text(old, old_style) + Text(" → ", "faint") + Text(new, new_style)
-        table.add_row(f"{number:,} ×", Text(one_line(tool), "name"), arrow, "")
+        table.add_row(f"{number:,} ×", Text(one_line(tool), "name"), _arrow(was, now), "")
         for flip in outcome.examples.get((tool, was, now), ())[:3]:
             args = exact(dict(flip.recorded.action.args))
             when = moment(flip.recorded.at, invocation.zone, invocation.now())
@@ -98,8 +99,65 @@ def _print_replay(invocation: Invocation, outcome: Replayed) -> None:
     invocation.out.print(table)
 
 
-def recorded_decisions(invocation: Invocation, since: int) -> Iterator[Recorded]:
-    """The last decision on each proposal since then, with the facts of its moment as far as the ledger holds them."""
+@policy.command()
+@click.option("--since", type=Span(), default="30d", show_default=True, help="How far back.")
+@with_json
+@with_invocation
+def shadow(invocation: Invocation, since: int) -> None:
+    """Show the past decisions that rules and files marked `shadow: true` would have changed, had they been in force."""
+    reader = invocation.ledger
+    flips: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], deque[Event]] = defaultdict(lambda: deque(maxlen=3))
+    decisions = 0
+    for event in reader.events(types=("action.decided",)):
+        if event.at < invocation.now() - since:
+            continue
+        decisions += 1
+        if event.body.get("shadow"):
+            row = projections.action(reader, event.body["action"])
+            kind = (row.tool if row is not None else "?", event.body["decision"], event.body["shadow"])
+            flips[kind] += 1
+            examples[kind].append(event)
+    if invocation.as_json:
+        told = [
+            {
+                "tool": kind[0],
+                "was": kind[1],
+                "would_be": kind[2],
+                "count": number,
+                "examples": [event.body["action"] for event in examples[kind]],
+            }
+            for kind, number in flips.most_common()
+        ]
+        invocation.emit("shadow", {"decisions": decisions, "flipped": flips.total(), "flips": told})
+        return
+    invocation.say((f"{count(decisions, 'decision')}: shadow rules would flip {flips.total():,}", "heading"))
+    table = _flips_table()
+    for (tool, was, now), number in flips.most_common():
+        table.add_row(f"{number:,} ×", Text(one_line(tool), "name"), _arrow(was, now), "")
+        for event in examples[tool, was, now]:
+            when = moment(event.at, invocation.zone, invocation.now())
+            table.add_row("", Text(short(event.body["action"]), "id"), Text(when, "faint"), "")
+    invocation.out.print(table)
+
+
+def _flips_table() -> Table:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    return table
+
+
+def _arrow(was: str, now: str) -> Text:
+    (old, old_style), (new, new_style) = (DECISION.get(word, (word, "")) for word in (was, now))
+    return Text(old, old_style) + Text(" → ", "faint") + Text(new, new_style)
+
+
+def recorded_decisions(
+    invocation: Invocation, since: int, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Recorded]:
+    """Every decision since then, with the facts of its moment as far as the ledger holds them. `progress` is told the event that
+    was reached, and the last."""
     from perdure.policies.model import Facts
     from perdure.policies.replay import Recorded
 
@@ -107,8 +165,12 @@ def recorded_decisions(invocation: Invocation, since: int) -> Iterator[Recorded]
     planners: dict[str, str] = {}
     proposals: dict[str, tuple[Event, Mapping[str, Any]]] = {}
     calls: dict[tuple[str, str], deque[int]] = defaultdict(deque)
+    last, told = reader.head().seq, 0
     for event in reader.events(types=("session.opened", "action.proposed", "action.decided", "action.intended")):
         body = event.body
+        if progress is not None and event.seq >= told + PROGRESS_EVERY:
+            told = event.seq
+            progress(told, last)
         if event.type == "session.opened":
             planners[body["session"]] = body["planner"]
         elif event.type == "action.intended":
@@ -212,7 +274,6 @@ def suggest(invocation: Invocation, since: int) -> None:
 def answered_questions(invocation: Invocation, since: int) -> Iterator[Answered]:
     """Every question that a person answered since then, with its arguments."""
     from perdure.policies.suggestions import Answered
-    from perdure.state import projections
 
     reader = invocation.ledger
     for event in reader.events(types=("escalation.answered",)):

@@ -280,6 +280,9 @@ class SessionPage:
             rows.add_row("decided", line((words, style), (": ", "faint"), shorten(reason or decision["reason"])))
         if decision["rules"]:
             rows.add_row("by" if reason else "decided", rules_table(decision["rules"], self.root))
+        if decision["shadow"]:
+            words, style = DECISION.get(decision["shadow"], (decision["shadow"], ""))
+            rows.add_row("", line(("with its shadow rules in force: ", "faint"), (words, style)))
         if decision["grant"]:
             rows.add_row("", line(("by standing grant ", "faint"), (short(decision["grant"]), "id")))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from policy_tools import SIGNATURES, decide
 
+from perdure.errors import Problems
 from perdure.policies.decisions import unmet_obligations
 from perdure.policies.inline_tests import action_of
 from perdure.policies.loading import load_policies
@@ -266,6 +267,17 @@ def test_expiry_is_the_shortest_and_silence_approves_only_unanimously(workspace)
     decision = decide(both, "notify", {"title": "x"})
     assert (decision.expires_seconds, decision.on_expiry) == (1800, "deny")
     assert decide(workspace.rules(approve), "notify", {"title": "x"}, unmet=["votes"]).on_expiry == "deny"
+
+
+def test_a_shadow_rule_counts_in_the_tests_that_are_about_it_and_in_no_other(workspace):
+    rules = "{name: a, tools: [notify], decide: auto}, {name: s, tools: [notify], decide: deny, shadow: true}"
+    call = "tool: notify, args: {title: x}"
+    workspace.load(
+        f"version: 1\nrules: [{rules}]\ntests: [{{{call}, expect: auto}}, {{{call}, expect: deny, by: s}}]\n"
+    )
+    with pytest.raises(Problems, match="a test that fails"):
+        workspace.load(f"version: 1\nrules: [{rules}]\ntests: [{{{call}, expect: deny}}]\n")
+    workspace.load(f"version: 1\nshadow: true\nrules: [{rules}]\ntests: [{{{call}, expect: deny}}]\n")
 
 
 def test_shadow_rules_are_recorded_and_not_enforced(workspace):
