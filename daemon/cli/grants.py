@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, everywhere, task_option, with_invocation, with_json
 from perdure.daemon.cli.page_parts import who
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import from_now, iso, short
@@ -20,7 +20,7 @@ def grants() -> None:
 
 @grants.command("list")
 @click.option("--all", "everything", is_flag=True, help="Also the revoked ones.")
-@click.option("--task", help="Only this task's.")
+@task_option("Only this task's.")
 @with_json
 @with_invocation
 def list_grants(invocation: Invocation, everything: bool, task: str | None) -> None:

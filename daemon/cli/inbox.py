@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli.account import question_of
-from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, task_option, with_invocation, with_json
 from perdure.daemon.cli.page_parts import arguments_table, exact_lines, rules_table, who
 from perdure.daemon.cli.terminal import WIDE, exact, line, one_line
 from perdure.daemon.cli.words import DAY, HOUR, from_now, full_moment, iso, moment, short, shorten
@@ -26,7 +26,7 @@ STATE_STYLE = {"open": "ask", "approved": "good", "used": "good", "denied": "bad
 
 @click.group(invoke_without_command=True)
 @click.option("--all", "everything", is_flag=True, help="Also the questions that have been answered or have expired.")
-@click.option("--task", help="Only this task's.")
+@task_option("Only this task's.")
 @with_json
 @click.pass_context
 @with_invocation

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from perdure.daemon.cli.terminal import SafeConsole, console_for, line
-from perdure.daemon.layout import CONFIG_NAME, LEDGER
+from perdure.daemon.layout import CONFIG_NAME, LEDGER, TASKS
 from perdure.errors import PerdureError, WorkspaceMissing
 
 if TYPE_CHECKING:
@@ -154,6 +154,19 @@ class Invocation:
             )
         return LedgerReader.open(path)
 
+    def known_task(self, task: str) -> str:
+        """`task`, where the ledger has seen one of that name or a file of it lies in the workspace. Raises PerdureError for any
+        other: what is asked of a misspelt name would find nothing, or be for nobody."""
+        from perdure.state import projections
+
+        known = {path.stem for path in (self.workspace / TASKS).glob("*.md")}
+        if self.has_ledger():
+            known |= {row.task for row in projections.tasks(self.ledger)}
+        if task not in known:
+            hint = f"Tasks here: {', '.join(sorted(known)) or 'none yet'}"
+            raise PerdureError("find", f"the task {task}", "there is no such task", hint)
+        return task
+
     def perform(self, operation: str, *, on_event: Any = None, **params: Any) -> dict[str, Any]:
         """Have the daemon do it, or do it here under the workspace's lock where none runs; `on_event` then sees it."""
         from perdure.daemon.control import perform
@@ -186,6 +199,18 @@ def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> N
 def _remember_no_colour(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.ensure_object(Invocation).colour = False
+
+
+def _known_task(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else context.ensure_object(Invocation).known_task(value)
+
+
+def task_option(words: str) -> Callable[[Command], Command]:
+    """The option --task, for a task that there is."""
+    return click.option("--task", callback=_known_task, help=words)
+
+
+task_argument = click.argument("task", required=False, callback=_known_task)
 
 
 def everywhere(command: Command, *, hidden: bool = True) -> Command:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.daemon.cli import memory_sources
-from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, everywhere, task_option, with_invocation, with_json
 from perdure.daemon.cli.page_parts import who
 from perdure.daemon.cli.terminal import exact, harmless, one_line
 from perdure.daemon.cli.words import count, from_now, iso, short, size
@@ -72,7 +72,7 @@ def _scope(task: str | None) -> str:
 
 @memory.command()
 @click.argument("text")
-@click.option("--task", help="Only what this task may recall; default: everything.")
+@task_option("Only what this task may recall; default: everything.")
 @click.option("-n", "--limit", type=click.IntRange(1, 200), default=10, show_default=True)
 @with_json
 @with_invocation
@@ -160,7 +160,7 @@ def _bytes(directory: Path, pattern: str) -> int:
 @memory.command()
 @click.argument("subject", required=False)
 @click.argument("attribute", required=False)
-@click.option("--task", help="Only what this task may know; default: everything.")
+@task_option("Only what this task may know; default: everything.")
 @click.option("--all", "everything", is_flag=True, help="Also what was superseded.")
 @with_json
 @with_invocation
@@ -240,7 +240,7 @@ def _pinned_text(invocation: Invocation, seq: int) -> str | None:
 
 @memory.command()
 @click.argument("text")
-@click.option("--task", help="Only for this task; default: for every task.")
+@task_option("Only for this task; default: for every task.")
 @with_json
 @with_invocation
 def pin(invocation: Invocation, text: str, task: str | None) -> None:
@@ -269,7 +269,7 @@ def unpin(invocation: Invocation, pin: str) -> None:
 @click.argument("subject")
 @click.argument("attribute")
 @click.argument("value")
-@click.option("--task", help="Only for this task; default: for every task.")
+@task_option("Only for this task; default: for every task.")
 @with_json
 @with_invocation
 def correct(invocation: Invocation, subject: str, attribute: str, value: str, task: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, everywhere, task_option, with_invocation, with_json
 from perdure.daemon.cli.terminal import line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def report() -> None:
 
 
 @report.command()
-@click.option("--task", help="Only proposals of this task.")
+@task_option("Only proposals of this task.")
 @click.option("--tool", help="Only proposals of this tool.")
 @with_json
 @with_invocation

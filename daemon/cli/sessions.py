@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, everywhere, task_option, with_invocation, with_json
 from perdure.daemon.cli.page_parts import status_text
 from perdure.daemon.cli.status import session_json, sessions_table
 from perdure.daemon.cli.terminal import line
@@ -28,7 +28,7 @@ def session() -> None:
 
 
 @session.command("list")
-@click.option("--task", help="Only this task's.")
+@task_option("Only this task's.")
 @click.option(
     "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many, newest first."
 )

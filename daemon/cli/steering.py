@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
+from perdure.daemon.cli.invocation import Invocation, task_argument, with_invocation, with_json
 from perdure.daemon.cli.terminal import exact, one_line
 from perdure.daemon.cli.words import short
 from perdure.daemon.layout import STOP_FILE
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task", required=False)
+@task_argument
 @click.option("--reason", default="", help="Why; it goes into the ledger and is shown by `perdure status`.")
 @with_json
 @with_invocation
 def pause(invocation: Invocation, task: str | None, reason: str) -> None:
     """Start no more sessions of TASK, or of any task, until resumed. What runs now runs on."""
-    _known(invocation, task)
     result = invocation.perform("pause", task=task, reason=reason)
     if invocation.as_json:
         invocation.emit("paused", result)
@@ -36,12 +35,11 @@ def pause(invocation: Invocation, task: str | None, reason: str) -> None:
 
 
 @click.command()
-@click.argument("task", required=False)
+@task_argument
 @with_json
 @with_invocation
 def resume(invocation: Invocation, task: str | None) -> None:
     """Let TASK, or all tasks, run again."""
-    _known(invocation, task)
     result = invocation.perform("resume", task=task)
     if invocation.as_json:
         invocation.emit("resumed", result)
@@ -49,23 +47,6 @@ def resume(invocation: Invocation, task: str | None) -> None:
     invocation.say(("Resumed", "good"), f": {task or 'everything'}.")
     if (invocation.workspace / STOP_FILE).exists():
         invocation.say((f"But the file {STOP_FILE} lies in the workspace: nothing runs until it is removed.", "warn"))
-
-
-def _known(invocation: Invocation, task: str | None) -> None:
-    """Refuse a task that the ledger has never seen: a pause of a misspelt name would stop nothing."""
-    if task is None:
-        return
-    from perdure.errors import PerdureError
-    from perdure.state import projections
-
-    known = [row.task for row in projections.tasks(invocation.ledger)]
-    if task not in known:
-        raise PerdureError(
-            "pause or resume",
-            f"the task {task}",
-            "there is no such task",
-            f"Tasks here: {', '.join(known) or 'none yet'}",
-        )
 
 
 @click.command()

@@ -57,6 +57,27 @@ def test_pause_and_resume_show_in_status(asking, story):
     assert "holidays" not in asking.text("status")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inbox",), ("session", "list"), ("grants", "list"), ("memory", "facts"), ("memory", "pin", "never on Sundays"),
+        ("memory", "correct", "the door", "is", "open"), ("report", "calibration"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_task_is_refused_wherever_one_is_named(asking, command):
+    before = asking.json("ledger", "tail", "-n", "1")
+    result = asking.call(*command, "--task", "log-traige")
+    assert result.exit_code == 1
+    assert "Tasks here: log-triage" in result.stderr
+    assert asking.json("ledger", "tail", "-n", "1") == before
+
+
+def test_a_task_that_no_daemon_has_loaded_yet_may_be_named(asking):
+    (asking.root / "tasks").mkdir(exist_ok=True)
+    (asking.root / "tasks/new.md").write_text("---\nname: new\n---\n")
+    assert asking.json("memory", "pin", "never on Sundays", "--task", "new")["pin"]
+
+
 def test_a_pause_of_a_misspelt_task_is_refused(asking):
     result = asking.call("pause", "log-traige")
     assert result.exit_code == 1

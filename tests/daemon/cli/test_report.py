@@ -36,4 +36,5 @@ async def test_the_report_counts_what_was_verified(tmp_path: Path) -> None:
     assert held["format"] == "perdure/calibration/1"
     assert held["calibrated"]["count"] == 6
     assert held["groups"][0]["right"] == 1.0
+    stage.write("tasks/other.md", TASK.replace("name: report", "name: other"))
     assert json.loads(asked(stage, "--task", "other", "--json"))["calibrated"] is None
