@@ -153,11 +153,13 @@ _PS_VALUE = re.compile(
 
 
 def ps(words: Sequence[Word]) -> str | None:
-    """The letter `e` without a dash adds the environment of each process."""
+    """The letter `e` without a dash adds the environment of each process, and so does the column `environ`."""
     is_value = False
     for word in words:
         if word.text is None:
             return "ps with what the shell expands"
+        if "environ" in word.text:  # a column of -o, however it is spelled
+            return "ps -o environ shows the environment of processes"
         letters = re.match(r"[A-Za-z]*", word.text)
         cluster = "" if is_value or letters is None else letters[0]
         # behind one of these letters stands its value, in the same word or the next
