@@ -21,14 +21,14 @@ from perdure.memory.catalogue import Catalogue, Rows
 from perdure.memory.compaction import MODEL_STOPPED, VAIN, Compaction, CompactionUnsuccessful
 from perdure.memory.context import Context, ContextRequest
 from perdure.memory.embedding import Vectors
-from perdure.memory.facts import Fact, settle
+from perdure.memory.facts import Fact
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.query_vectors import QueryVectors
 from perdure.memory.recall import CANDIDATES, Found, Weights, search
 from perdure.memory.settled import Settled
-from perdure.memory.since import gone, standing, tells_of
-from perdure.memory.store import WORKSPACE, MemoryDamaged, Receipt, Store
+from perdure.memory.since import corrected, gone, known_facts, standing, tells_of
+from perdure.memory.store import MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
 from perdure.state.events import CompactionFailed, CompactionFinished, CompactionStopped, SummaryMade, SummaryRefused
@@ -298,15 +298,16 @@ class Memory:
         self._settled.refresh()
         facts = self._settled.of(request.scope)
         facts.remove(without)
-        material = assembly.Material(
-            standing=standing(self._store, self._reader, request.scope, without),
-            story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
-            facts=facts.relevant(request.query, FACTS_MAX),
-            superseded=facts.superseded,
-            fact_of=facts.fact_of,
-            recalled=[each for each in recalled if each.record.seq not in without],
-        )
-        context = assembly.assemble(request, material)
+        with facts.with_more(corrected(self._store, self._reader, request.scope, without)):
+            material = assembly.Material(
+                standing=standing(self._store, self._reader, request.scope, without),
+                story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
+                facts=facts.relevant(request.query, FACTS_MAX),
+                superseded=facts.superseded,
+                fact_of=facts.fact_of,
+                recalled=[each for each in recalled if each.record.seq not in without],
+            )
+            context = assembly.assemble(request, material)
         return replace(context, candidates=tuple(self._catalogue.ids(near.rows)), candidates_by=near.by)
 
     async def recall(self, scope: str, query: str, limit: int = 10) -> list[Recalled]:
@@ -373,9 +374,7 @@ class Memory:
         return await self._in_worker(lambda: self._facts(scope, subject, attribute, current, limit))
 
     def _facts(self, scope: str, subject: str | None, attribute: str | None, current: bool, limit: int) -> list[Fact]:
-        without = gone(self._store, self._reader)
-        claims = (claim for claim in self._store.claims(scope, subject, attribute) if claim.seq not in without)
-        facts = settle(claims, shared=scope == WORKSPACE)
+        facts = known_facts(self._store, self._reader, scope, subject, attribute)
         return [fact for fact in reversed(facts) if not current or fact.standing != "superseded"][:limit]
 
     # -- the index --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ for, and not what there is."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 from perdure.memory.facts import Fact, Settling
@@ -66,6 +67,16 @@ class FactsOfScope:
         self._claims[key].append(claim)
         self._key[claim.seq] = key
         self._settle(key, claim)
+
+    @contextmanager
+    def with_more(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """As it will be when these, which memory has not read yet, are taken in at their place."""
+        for claim in claims:
+            self.add(claim)
+        try:
+            yield
+        finally:
+            self.remove([claim.seq for claim in claims])
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Nobody claimed this: what else was claimed of the same is settled again."""

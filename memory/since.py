@@ -4,7 +4,8 @@ from memory that is not up to date."""
 from __future__ import annotations
 
 from perdure.memory.extraction import Extraction, Unpinned
-from perdure.memory.rows import WORKSPACE, Pin, Summary
+from perdure.memory.facts import Fact, settle
+from perdure.memory.rows import WORKSPACE, Claim, Pin, Summary, fact_key
 from perdure.memory.store import Store
 from perdure.state.reading import LedgerReader
 
@@ -18,6 +19,27 @@ def gone(store: Store, reader: LedgerReader) -> set[int]:
         elif (name := str(event.body["record"]))[1:].isdigit():
             found.add(int(name[1:]))
     return found
+
+
+def corrected(store: Store, reader: LedgerReader, scope: str, without: set[int]) -> list[Claim]:
+    """What people put right since, as far as a scope sees it, oldest first."""
+    extraction = Extraction(reader)
+    events = reader.events(after=store.watermark, types=("memory.corrected",))
+    told = [change for event in events for change in extraction.changes(event) if isinstance(change, Claim)]
+    return [claim for claim in told if claim.seq not in without and (scope == WORKSPACE or claim.task in {None, scope})]
+
+
+def known_facts(
+    store: Store, reader: LedgerReader, scope: str, subject: str | None = None, attribute: str | None = None
+) -> list[Fact]:
+    """All facts that a scope sees now, superseded ones too, oldest first; of one subject or attribute, where named."""
+    without = gone(store, reader)
+    claims = [claim for claim in store.claims(scope, subject, attribute) if claim.seq not in without]
+    for claim in corrected(store, reader, scope, without):
+        asked = (claim.subject if subject is None else subject, claim.attribute if attribute is None else attribute)
+        if fact_key(*asked) == fact_key(claim.subject, claim.attribute):
+            claims.append(claim)
+    return settle(claims, shared=scope == WORKSPACE)
 
 
 def standing(store: Store, reader: LedgerReader, scope: str, without: set[int]) -> list[Pin]:

@@ -80,13 +80,16 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
     """Recall records that fit TEXT, by their words (sessions also search by meaning)."""
     from perdure.memory.catalogue import Catalogue
     from perdure.memory.recall import search as recall
+    from perdure.memory.since import gone
 
     with _store(invocation) as store:
         catalogue = Catalogue(store, with_vectors=False)
         catalogue.refresh()
-        found = recall(catalogue, _scope(task), text, vector=None, candidates=catalogue.rows([]), now=invocation.now())[
-            :limit
-        ]
+        fitting = recall(
+            catalogue, _scope(task), text, vector=None, candidates=catalogue.rows([]), now=invocation.now()
+        )
+        without = gone(store, invocation.ledger)
+        found = [hit for hit in fitting if hit.record.seq not in without][:limit]
     if invocation.as_json:
         invocation.emit(
             "recall",
@@ -142,7 +145,9 @@ def stats(invocation: Invocation) -> None:
         return
     cold = f", {held['cold_records']:,} of them told by the ledger alone" if held["cold_records"] else ""
     invocation.say(("holds     ", "heading"), f"{count(held['records'], 'record')}{cold}")
-    invocation.say(f"          {held['claims']:,} claims behind facts, {count(held['pins'], 'standing instruction')}")
+    invocation.say(
+        f"          {count(held['claims'], 'claim')} behind facts, {count(held['pins'], 'standing instruction')}"
+    )
     told = ", ".join(f"{number:,} of a {level}" for level, number in held["summaries"].items()) or "none"
     invocation.say(f"          summaries: {told}; {held['model_summaries']:,} by a model")
     invocation.say(f"          {held['vectors']:,} vectors; {count(behind, 'event')} of the ledger not read yet")
@@ -168,10 +173,10 @@ def facts(
     invocation: Invocation, subject: str | None, attribute: str | None, task: str | None, everything: bool
 ) -> None:
     """List facts: what holds, since when, and which ledger event said so."""
-    from perdure.memory.facts import settle
+    from perdure.memory.since import known_facts
 
     with _store(invocation) as store:
-        settled = settle(store.claims(_scope(task), subject, attribute))
+        settled = known_facts(store, invocation.ledger, _scope(task), subject, attribute)
     held = [fact for fact in settled if everything or fact.standing != "superseded"]
     if invocation.as_json:
         keys = ("subject", "attribute", "value", "task", "speaker", "standing", "source", "confirmed")

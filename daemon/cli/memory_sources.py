@@ -32,19 +32,22 @@ class Sources:
 def find(invocation: Invocation, store: Store, name: str) -> Sources:
     """What memory and the ledger know of `name`. A record whose text has left memory is told by the ledger. Raises
     PerdureError, saying who forgot it where somebody did."""
+    from perdure.memory.since import gone
+
     summary = store.summary(name)
     if summary is not None:
         records = store.records(summary.covers)
         ordered = [records[id] for id in summary.covers if id in records]
         return Sources(summary, [_as_told(invocation, record) for record in ordered], [])
     number = int(name[1:]) if name[:1] in {"r", "f"} and name[1:].isdigit() else 0  # f12 is the fact of record r12
-    held = store.records([f"r{number}"]).get(f"r{number}")
+    without = gone(store, invocation.ledger)
+    held = None if number in without else store.records([f"r{number}"]).get(f"r{number}")
     if held is not None:
         return Sources(None, [_as_told(invocation, held)], store.summaries_of(held.id))
     hint = "`perdure memory search TEXT` and `perdure context show` name them"
     if not number:
         raise PerdureError("find", f"the memory record {name}", "there is none of this id", hint)
-    if store.forgotten(f"r{number}"):
+    if store.forgotten(f"r{number}") or number in without:
         raise PerdureError("find", f"the memory record {name}", _forgotten(invocation, name), _event_hint(number))
     if (told := _from_ledger(invocation, number)) is None:
         raise PerdureError("find", f"the memory record {name}", "there is none of this id", hint)
@@ -72,7 +75,7 @@ def _forgotten(invocation: Invocation, name: str) -> str:
             return (
                 f"{who(event.body['uid'])} had it forgotten on {full_moment(event.at, invocation.zone)} (#{event.seq})"
             )
-    return "it was forgotten"
+    return "what it was made from was erased"
 
 
 def _event_hint(number: int) -> str:

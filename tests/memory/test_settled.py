@@ -2,7 +2,8 @@
 
 import asyncio
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.memory.facts import settle
@@ -38,9 +39,20 @@ def anew(store, scope, query):
     return held, {f"r{fact.id[1:]}" for fact in facts if fact.standing == "superseded"}
 
 
-@given(steps=steps)
-def test_what_is_kept_is_what_settling_anew_gives(tmp_path_factory, steps):
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
     store = Store.open(tmp_path_factory.mktemp("memory") / "memory.db", identity="x")
+    yield store
+    store.close()
+
+
+@settings(deadline=None)  # each step is a commit
+@given(steps=steps)
+def test_what_is_kept_is_what_settling_anew_gives(store, steps):
+    with store.transaction():
+        for claim in store.claims(WORKSPACE):
+            store.remove_claim(claim.seq)
+    store.take_removed_claims()
     settled = Settled(store)
     for seq, step in enumerate(steps, 1):
         if isinstance(step, tuple):
@@ -65,7 +77,6 @@ def test_what_is_kept_is_what_settling_anew_gives(tmp_path_factory, steps):
                 assert facts.relevant("who has web-1 or b", 2) == held[:2]
                 assert superseded <= facts.superseded
                 assert not facts.superseded & {facts.fact_of[f"r{fact.id[1:]}"].replace("f", "r") for fact in held}
-    store.close()
 
 
 def _removed_and_taken_back(store):
@@ -114,3 +125,19 @@ def test_a_fact_whose_proposal_is_erased_is_gone_before_and_after_a_rebuild(past
     assert asyncio.run(known()) == []
     (past.directory / "memory.db").unlink()
     assert asyncio.run(known()) == []
+
+
+async def test_a_correction_counts_before_memory_has_read_it_and_once(past, ask):
+    past.session(past.remember("web-1", "owner", "ops"))
+    memory = past.memory()
+    await memory.compact("triage", scope="triage")
+    past.correct("web-1", "owner", "data")
+    for _ in range(2):
+        context = await memory.assemble(ask("who is the owner of web-1"))
+        assert "web-1 — owner: data" in context.text
+        assert all("no longer so" in line for line in context.text.splitlines() if "owner: ops" in line)
+    assert [(fact.value, fact.confirmed) for fact in await memory.facts("triage")] == [("data", 1)]
+    await memory.compact("triage", scope="triage")
+    assert "web-1 — owner: data" in (await memory.assemble(ask("who is the owner of web-1"))).text
+    assert [(fact.value, fact.confirmed) for fact in await memory.facts("triage")] == [("data", 1)]
+    await memory.close()

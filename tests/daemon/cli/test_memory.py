@@ -55,6 +55,23 @@ def test_a_record_a_fact_and_a_summary_lead_to_the_ledger(answered):
     assert "corrected" in answered.text("memory", "why", fact["id"] if "id" in fact else f"f{fact['source'][1:]}")
 
 
+def test_what_is_corrected_or_forgotten_is_so_at_once_and_not_only_after_the_next_session(answered):
+    compact(answered)
+    record, told = ended(answered)
+    words = told["records"][0]["text"]
+    answered.call("memory", "correct", "web-1", "owner", "Ada")
+    answered.call("memory", "correct", "web-1", "rack", "7")
+    assert [fact["value"] for fact in answered.json("memory", "facts", "web-1", "owner")["facts"]] == ["Ada"]
+    assert record in [each["record"] for each in answered.json("memory", "search", words)["records"]]
+    answered.call("memory", "forget", record)
+    fact = answered.json("memory", "facts", "web-1", "rack")["facts"][0]
+    answered.call("memory", "forget", f"f{fact['source'][1:]}")
+    assert record not in [each["record"] for each in answered.json("memory", "search", words)["records"]]
+    assert [fact["value"] for fact in answered.json("memory", "facts")["facts"]] == ["Ada"]
+    refused = answered.call("memory", "why", record)
+    assert (refused.exit_code, "had it forgotten" in refused.stderr) == (1, True)
+
+
 def test_text_that_has_left_memory_is_told_by_the_ledger(answered):
     compact(answered)
     record, told = ended(answered)
