@@ -22,6 +22,11 @@ from perdure.state.events import JSON, Event
 
 REQUEST_BYTES_MAX = 1_000_000
 TOKEN_BYTES = 32
+ANSWER_SECONDS_MAX = 30.0
+STATUS_SECONDS_MAX = 5.0
+LONG = frozenset(
+    {"session.run", "session.retry", "undo", "tools.discover", "context.preview", "reload"}
+)  # take their time
 SOCKET_NAME = "control.sock"
 TOKEN_NAME = "control.token"  # noqa: S105 - a file's name, not a secret
 
@@ -30,6 +35,10 @@ Operate = Callable[[str, dict[str, Any], int], Awaitable[JSON]]
 
 class NoDaemon(PerdureError):
     """Nobody listens on the control socket."""
+
+
+class Silent(PerdureError):
+    """The daemon is there and says nothing."""
 
 
 class Remote(PerdureError):
@@ -117,10 +126,13 @@ class ControlServer:
 
 
 def ask(state_dir: Path, operation: str, params: dict[str, Any]) -> Any:
-    """Ask the running daemon. Raises NoDaemon where none listens, and the daemon's own refusal as Remote."""
+    """Ask the running daemon. Raises NoDaemon where none listens, Silent where it hangs, and the daemon's own refusal as
+    Remote."""
+    seconds_max = None if operation in LONG else STATUS_SECONDS_MAX if operation == "status" else ANSWER_SECONDS_MAX
     try:
         secret = (state_dir / TOKEN_NAME).read_text().strip()
         with socket.socket(socket.AF_UNIX) as connection, _short(state_dir / SOCKET_NAME) as address:
+            connection.settimeout(seconds_max)
             connection.connect(address)
             request = {"token": secret, "operation": operation, "params": params}
             connection.sendall(json.dumps(request).encode() + b"\n")
@@ -129,6 +141,9 @@ def ask(state_dir: Path, operation: str, params: dict[str, Any]) -> Any:
     except PermissionError as error:
         hint = "Run the command as the daemon's user, for example with sudo -u perdure"
         raise PerdureError("reach", "the daemon", f"no permission: {error.filename or state_dir}", hint) from error
+    except TimeoutError as error:
+        hint = "`perdure doctor` says whether it hangs, and how to end it. It may still do what was asked"
+        raise Silent("reach", "the daemon", f"it does not answer within {seconds_max:g} seconds", hint) from error
     except (FileNotFoundError, ConnectionError) as error:
         raise NoDaemon("reach", "the daemon", "none is running here", "Start it with `perdure run`") from error
     if not line:

@@ -240,6 +240,9 @@ def damaged(path: Path, error: Exception) -> PerdureError:
     text = str(error)
     if "readonly" in text or "unable to open" in text or "locked" in text:
         return PerdureError("open", str(path), text, "Check permissions and who else uses it: `perdure doctor`")
+    if "is full" in text or "I/O error" in text:  # the disk's fault: a restore would put away a ledger that is sound
+        hint = "Free space there, or mend the disk (`perdure doctor`, `dmesg`); the ledger is left as it is"
+        return PerdureError("open", str(path), text, hint)
     return PerdureError("open", str(path), f"the file is corrupt ({text})", RESTORE_HINT)
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from perdure.daemon.cli.diagnosis import Diagnosis, Verdict
 from perdure.daemon.cli.invocation import Invocation, with_invocation, with_json
-from perdure.daemon.cli.words import DAY, MINUTE, count, duration, from_now, size
+from perdure.daemon.cli.units import unit_drift
+from perdure.daemon.cli.words import DAY, MINUTE, SECOND, count, duration, size
 from perdure.daemon.layout import CONFIG_NAME, LEDGER, STOP_FILE
 from perdure.errors import PerdureError, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Verdict = Literal["good", "warn", "bad"]
 SIGNS: dict[Verdict, str] = {"good": "✓", "warn": "•", "bad": "✗"}
 FREE_BYTES_BAD = 100_000_000
 FREE_BYTES_WARN = 1_000_000_000
@@ -28,18 +29,8 @@ FREE_INODES_BAD = 1_000
 WAL_BYTES_WARN = 64_000_000
 CLOCK_BEHIND_MAX = MINUTE
 FINDINGS_SHOWN_MAX = 5
-UNITS = (Path("/etc/systemd/system/perdure.service"), Path("/usr/lib/systemd/system/perdure.service"))
+SILENT_SECONDS_MAX = 60.0  # as the watchdog of the unit allows
 CLOCK_UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One thing looked at. `mend` is empty where nothing needs to be done."""
-
-    about: str
-    verdict: Verdict
-    found: str
-    mend: str = ""
 
 
 @click.command()
@@ -61,7 +52,7 @@ def doctor(invocation: Invocation, quick: bool) -> None:
         _leftovers,
         _clock,
         _sandbox,
-        _unit,
+        lambda _: unit_drift(),
     ]
     found = [diagnosis for look in looks for diagnosis in look(invocation)]
     bad = any(diagnosis.verdict == "bad" for diagnosis in found)
@@ -212,15 +203,7 @@ def _owner(invocation: Invocation) -> Iterator[Diagnosis]:
 
     pid = holder(invocation.state_dir)
     if pid is not None:
-        yield Diagnosis("owner", "good", f"process {pid} holds the workspace's lock")
-        heartbeat = invocation.state_dir / "heartbeat"
-        if heartbeat.exists():
-            beat = int(heartbeat.stat().st_mtime * 1_000_000)
-            if invocation.now() - beat > 5 * MINUTE:
-                found = f"process {pid} holds the lock, but its heart beat last {from_now(beat, invocation.now())}"
-                yield Diagnosis(
-                    "owner", "bad", found, f"It hangs: kill -ABRT {pid}; systemd's watchdog does so by itself"
-                )
+        yield _holding(invocation.state_dir, pid)
         return
     words = "nobody holds the workspace's lock: no daemon runs"
     if (invocation.state_dir / SOCKET_NAME).exists():
@@ -236,6 +219,36 @@ def _owner(invocation: Invocation) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 "open actions", "warn", found, "The next start settles each by its effect class: `perdure run`"
             )
+
+
+def _holding(state_dir: Path, pid: int) -> Diagnosis:
+    """The lock is held: by a daemon that lives, by one that hangs, or by something that outlived it."""
+    from perdure.daemon.service import HEARTBEAT
+    from perdure.daemon.supervision import seconds_since_beat
+    from perdure.state.ownership import NAME
+
+    if not Path(f"/proc/{pid}").exists():
+        held = processes_with(state_dir / NAME)
+        found = f"process {pid} took the workspace's lock and is gone, but the lock is still held"
+        others = " ".join(str(other) for other in held)
+        mend = f"kill {others}" if held else f"fuser -v {state_dir / NAME}, as root, says by whom"
+        return Diagnosis("owner", "bad", found + (f" by {others}" if held else ""), mend)
+    silent = seconds_since_beat(state_dir / HEARTBEAT, pid)  # None: no daemon's, or of one that is still starting
+    if silent is not None and silent > SILENT_SECONDS_MAX:
+        found = f"process {pid} holds the workspace's lock, but its heart has not beaten for {duration(int(silent * SECOND))}"
+        mend = f"It hangs or is stopped: kill -ABRT {pid} (-KILL where that does nothing); the next start recovers"
+        return Diagnosis("owner", "bad", found, mend)
+    return Diagnosis("owner", "good", f"process {pid} holds the workspace's lock")
+
+
+def processes_with(path: Path) -> list[int]:
+    """The processes that have this file open, as far as we may look."""
+    found = []
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            if any(link.exists() and link.samefile(path) for link in descriptors.iterdir()):
+                found.append(int(descriptors.parent.name))
+    return sorted(found)
 
 
 def _belonging(invocation: Invocation) -> Iterator[Diagnosis]:
@@ -271,7 +284,11 @@ def _clock(invocation: Invocation) -> Iterator[Diagnosis]:
         if behind > CLOCK_BEHIND_MAX:
             found = f"the ledger's last event lies {duration(behind)} in the future: the clock was set back"
             yield Diagnosis(
-                "clock", "bad", found, "Set the clock right (timedatectl); slots wait until it is past that event"
+                "clock",
+                "bad",
+                found,
+                "Set the clock right (timedatectl). If it is right and ran ahead before: what was due until then was accounted for "
+                "and does not run again by itself; `perdure session run TASK` does it",
             )
             return
     if clock_synchronised() is False:
@@ -298,19 +315,3 @@ def _sandbox(_: Invocation) -> Iterator[Diagnosis]:
         return
     mend = 'Boot with lsm=landlock,… in the kernel\'s arguments, or say sandbox = "none" under [commands] and mean it'
     yield Diagnosis("sandbox", "warn", "this kernel has no Landlock: every command is asked about", mend)
-
-
-def _unit(_: Invocation) -> Iterator[Diagnosis]:
-    import perdure.systemd
-
-    shipped = Path(perdure.systemd.__file__).parent / "perdure.service"
-    for installed in UNITS:
-        if not installed.exists() or not shipped.exists():
-            continue
-        if installed.read_bytes() == shipped.read_bytes():
-            yield Diagnosis("unit", "good", f"{installed} is this version's")
-        else:
-            mend = (
-                f"diff {installed} {shipped}; keep changes of your own in `systemctl edit perdure`, then daemon-reload"
-            )
-            yield Diagnosis("unit", "warn", f"{installed} is not the one of this version", mend)

@@ -32,6 +32,7 @@ class Daemon:
     since: int | None
     problems: dict[str, str]
     stopping: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def _overview_json(seen: Overview, now: int) -> dict[str, Any]:
             "pid": daemon.pid,
             "since": None if daemon.since is None else iso(daemon.since),
             "stopping": daemon.stopping,
+            "answers": not daemon.silent,
         },
         "stop_file": seen.stop_file,
         "memory_stopped": seen.memory,
@@ -133,7 +135,7 @@ def _overview_json(seen: Overview, now: int) -> dict[str, Any]:
 def _nothing_yet(invocation: Invocation) -> None:
     if invocation.as_json:
         nothing: dict[str, Any] = {"next": [], "questions": [], "sessions": [], "head": 0, "broken_edits": {}}
-        daemon = {"running": False, "pid": None, "since": None, "stopping": False}
+        daemon = {"running": False, "pid": None, "since": None, "stopping": False, "answers": False}
         invocation.emit("status", {"workspace": str(invocation.workspace), "daemon": daemon, **nothing})
         return
     invocation.say(("○ not running", "warn"), f", and nothing has run in {invocation.workspace} yet")
@@ -155,10 +157,12 @@ def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
     since = None
     for event in reader.events(types=("daemon.started",), newest_first=True, limit=1):
         since = event.at if event.body["pid"] == pid else None
-    from perdure.daemon.control import ask
+    from perdure.daemon.control import Silent, ask
 
     try:
         facts = ask(invocation.state_dir, "status", {})
+    except Silent:
+        return Daemon(pid, since, broken_edits(reader), silent=True)
     except PerdureError:  # starting, stopping, or somebody else's: what the ledger says must do
         return Daemon(pid, since, broken_edits(reader))
     return Daemon(pid, since, dict(facts["problems"]), bool(facts["stopping"]))
@@ -213,6 +217,10 @@ def _print_daemon(invocation: Invocation, seen: Overview) -> None:
         return
     seconds = None if daemon.since is None else (invocation.now() - daemon.since) // 1_000_000
     up = "" if seconds is None else f", up {duration(seconds * 1_000_000)}"
+    if daemon.silent:
+        hint = (f"{invocation.command} doctor", "command")
+        invocation.say(("● does not answer", "bad"), f" pid {daemon.pid}{up}", where, "; ", hint, " says what to do")
+        return
     invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
 
 

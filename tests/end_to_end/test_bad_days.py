@@ -56,6 +56,11 @@ async def test_a_full_disk_stops_every_action_loudly(stage: Stage, daemon: Daemo
     daemon.process = None
     assert "cannot be written" in daemon.log.read_text() or "cannot write" in daemon.log.read_text()
     assert "nothing runs" in told.read_text()
+    code, out = daemon.say("session", "run", "tick")  # nor is a disk that is full a reason to restore a backup
+    assert code == 1
+    assert "full" in out
+    assert "corrupt" not in out
+    assert "restore" not in out
     done = (stage.directory / "reports/ticks.log").read_text().count("x")
     (small_disk / "ballast").unlink()
     assert done <= count(stage, "action.intended")  # nothing was done that is not on record

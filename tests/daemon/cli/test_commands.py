@@ -228,25 +228,6 @@ def test_rebuild_makes_the_tables_anew(parked):
     assert parked.call("verify").exit_code == 0
 
 
-def test_doctor_names_what_others_may_read_or_write_and_how_to_mend_it(parked):
-    token = parked.state / "control.token"
-    token.write_text("secret")
-    token.chmod(0o644)
-    (parked.root / "policies").mkdir()
-    (parked.root / "policies").chmod(0o777)
-    result = parked.call("doctor")
-    assert result.exit_code == 1
-    assert f"chmod 600 {token}" in result.stdout
-    assert f"chmod o-w {parked.root / 'policies'}" in result.stdout
-    assert "chain, anchor, payloads and tables" in result.stdout
-
-
-def test_doctor_sees_a_clock_that_was_set_back(parked, story):
-    result = parked.call("doctor", "--quick", now=story.START - 24 * story.HOUR)
-    assert result.exit_code == 1
-    assert "the clock was set back" in result.stdout
-
-
 def test_check_lists_problems_and_exits_2(empty):
     (empty.root / "perdure.toml").write_text("nonsense = 1\n")
     result = empty.call("check")
