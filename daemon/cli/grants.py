@@ -49,8 +49,8 @@ def list_grants(invocation: Invocation, everything: bool, task: str | None) -> N
         invocation.say(("No grants are in force.", "faint"))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="faint", show_edge=False)
-    for title in ("grant", "task", "tool", "for", "answers the rule", "given"):
-        table.add_column(title, overflow="fold")
+    for title in ("grant", "task", "tool", "for", "rule", "given"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("grant", "task", "tool"))
     for row in rows:
         given = f"{from_now(row.given_at, invocation.now())} by {who(row.uid)}"
         if row.revoked_at is not None:
