@@ -273,6 +273,14 @@ def test_an_approved_action_runs_in_the_resuming_session_only(story, open_sessio
     ledger.commit(story.intent(action, resumed, approval=question))
     with refused(ledger, "intent-open"):
         ledger.commit(story.closing(resumed))
+    assert [row.action for row in p.open_intents(ledger.reader)] == [action]
+    started = p.call_times(ledger.reader, "write_file", 0)
+    assert p.successes(ledger.reader, "triage", "write_file") == (0, 0)
+    ledger.commit(story.outcome(action, resumed))
+    assert p.successes(ledger.reader, "triage", "write_file") == (1, 1)
+    ledger.commit(story.closing(resumed))
+    assert p.successes(ledger.reader, "triage", "write_file") == (1, 1)
+    assert p.call_times(ledger.reader, "write_file", 0) == started == [p.action(ledger.reader, action).intended_at]
 
 
 # -- sessions, slots, calls, grants -----------------------------------------------------------------------------------
@@ -497,6 +505,18 @@ class Journal(RuleBasedStateMachine):
             *([] if decided is None else [self.story.decision(action, session, decided)]),
         )
 
+    @rule(action=actions, session=sessions, digest=digests, effect=effects, decided=st.sampled_from(["auto", "deny"]))
+    def begin_at_once(self, action, session, digest, effect, decided):
+        self.attempt(
+            self.story.proposal(action, session, digest=digest, effect=effect),
+            self.story.decision(action, session, decided),
+            self.story.intent(action, session, digest=digest, effect=effect),
+        )
+
+    @rule(action=actions, session=sessions, passed=st.booleans())
+    def verify(self, action, session, passed):
+        self.attempt(e.ActionVerified(action=action, session=session, task="triage", verifier="v", passed=passed))
+
     @rule(action=actions, session=sessions, decided=st.sampled_from(["auto", "escalate", "deny"]))
     def decide(self, action, session, decided):
         self.attempt(self.story.decision(action, session, decided))
@@ -563,12 +583,27 @@ class Journal(RuleBasedStateMachine):
     def every_accepted_event_was_allowed(self):
         check(self.accepted)
 
+    @precondition(lambda self: hasattr(self, "accepted"))
+    @invariant()
+    def what_is_found_through_sessions_is_what_a_look_at_every_action_finds(self):
+        reader = self.ledger.reader
+        rows = sorted(p.actions(reader), key=lambda row: row.seq_intended or 0)
+        assert p.open_intents(reader) == [row for row in rows if row.state == "intended"]
+        started = sorted(row.intended_at for row in rows if row.intended_at is not None)
+        assert p.call_times(reader, "write_file", 0) == started
+        if started:
+            assert p.call_times(reader, "write_file", started[-1]) == [at for at in started if at == started[-1]]
+        tried = [row for row in rows if row.status is not None or row.attempt > 1]
+        succeeded = [row for row in tried if row.status == "succeeded" and row.verified is not False]
+        assert p.successes(reader, "triage", "write_file") == (len(tried), len(succeeded))
+
 
 def check(events: list[e.Event]) -> None:
     """The rules once more, by a reading of the whole history (quadratic and simple on purpose)."""
     proposed: dict[str, e.Event] = {}
     decision: dict[str, str] = {}
     open_attempt: dict[str, int] = {}
+    runs_in: dict[str, str] = {}  # open attempt -> its session
     last_status: dict[str, str] = {}
     questions: dict[str, e.Event] = {}
     open_sessions: set[str] = set()
@@ -583,6 +618,7 @@ def check(events: list[e.Event]) -> None:
                 open_sessions.add(body["session"])
             case "session.closed":
                 open_sessions.remove(body["session"])
+                assert body["session"] not in runs_in.values(), "closed over an open attempt"
             case "action.proposed":
                 assert action not in proposed
                 proposed[action] = event
@@ -605,12 +641,14 @@ def check(events: list[e.Event]) -> None:
                     assert action not in denied
                     assert body["attempt"] == 1 or proposed[action].body["effect"] != "once", "repeated blindly"
                 open_attempt[action] = body["attempt"]
+                runs_in[action] = body["session"]
             case "action.ended":
                 if body.get("settles"):
                     assert last_status[action] == "unknown"
                     assert body["status"] != "unknown"
                 else:
                     assert open_attempt.pop(action) == body["attempt"]
+                    del runs_in[action]
                 last_status[action] = body["status"]
             case "escalation.opened":
                 for other in questions.values():

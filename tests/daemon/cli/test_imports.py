@@ -40,6 +40,18 @@ def test_looking_imports_nothing_heavy(parked, arguments):
     assert not loaded & HEAVY
 
 
+def test_the_daemon_imports_what_every_workspace_needs_and_no_more():
+    """Providers, MCP servers, the vector store, web requests and signing come when a workspace uses them."""
+    program = "import sys, perdure.daemon.service; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert {"pydantic", "apscheduler"} <= loaded
+    assert not loaded & {
+        "chromadb", "onnxruntime", "pydantic_ai", "openai", "anthropic", "httpx", "httpx2", "tiktoken", "tokenizers", "mcp",
+        "cryptography",
+    }  # fmt: skip
+
+
 def test_the_module_runs_as_a_program(parked):
     done = subprocess.run(
         [sys.executable, "-m", "perdure.daemon.cli", "status"],
