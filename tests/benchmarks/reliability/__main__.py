@@ -26,6 +26,7 @@ SEED = 20261122
 STEPS, PROBABILITIES = (5, 10, 20, 50), (0.70, 0.85, 0.95)
 VALIDATED = ((5, 0.85), (10, 0.85))
 VALIDATED_ROWS = ("bounds only", "+ postconditions", "+ confidence floor", "+ voting k=3", "all (k=5, 1 retry)")
+REPETITIONS = 40  # of a cell in memory that real sessions are compared with
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
@@ -40,6 +41,12 @@ def sessions_cell(job: tuple[int, int, float, int, int, str]) -> Cell:
 
     row, steps, p, workflows, seed, directory = job
     return through_sessions.cell(ROWS[row], steps, p, workflows, seed, Path(directory) / f"real-{row}-{steps}-{p}")
+
+
+def cells_like_sessions(job: tuple[int, int, float, int, int, str]) -> list[Cell]:
+    row, steps, p, workflows, seed, directory = job
+    place = Path(directory) / f"like-{row}-{steps}-{p}"
+    return in_memory.cells_like_sessions(ROWS[row], steps, p, workflows, seed, place, repetitions=REPETITIONS)
 
 
 def record(mode: str, row: int, steps: int, p: float, cell: Cell, bare: Cell) -> dict[str, Any]:
@@ -95,18 +102,20 @@ def main() -> int:
             key: pool.submit(in_memory_cell, (*key[1:], given.workflows, given.seed, key[0] == "correlated", place))
             for key in keys
         }
+        like = {key: pool.submit(cells_like_sessions, (*key[1:], given.sessions, given.seed, place)) for key in real}
         cells = {}
         for number, (key, job) in enumerate({**small, **large}.items(), 1):
             cells[key] = job.result()
             done = f"\r{number} of {len(keys) + len(real)} cells, {time.monotonic() - started:.0f} s"
             print(done, end="", file=sys.stderr)
+        alike = {(ROWS[row].name, steps, p): job.result() for (_, row, steps, p), job in like.items()}
     print(file=sys.stderr)
     records = [
         record(mode, row, steps, p, cells[mode, row, steps, p],
                cells["correlated" if mode == "correlated" else "independent", 0, steps, p])
         for mode, row, steps, p in (*keys, *real)
     ]  # fmt: skip
-    checks = verdicts(records) + fidelity(records)
+    checks = verdicts(records) + fidelity(records, alike)
     report = {"seed": given.seed, "rows": [asdict(row) for row in ROWS], "cells": records, "checks": checks}
     text = page(report)
     print(text)

@@ -38,6 +38,7 @@ SPECS = {
 }
 MODEL, TASK = "stochastic", "workflow"
 WARM_UP = 200  # workflows whose outcomes the confidence is calibrated with before the counted ones
+SESSIONS_WARM_UP = 60  # through real sessions
 
 
 class Held(NamedTuple):
@@ -248,14 +249,40 @@ def cell(
     row: Row, steps: int, p: float, workflows: int, seed: int, directory: Path, *, correlated: bool = False
 ) -> Cell:
     """Run `workflows` workflows of one cell, after a warm-up for the calibration."""
-    bench = Bench.of(row, directory)
     random = Random(f"{seed} {row.name} {steps} {p} {correlated}")
+    bench = _warm(row, steps, p, WARM_UP, random, seed, directory, correlated=correlated)
+    bench.frozen = True
+    return _counted(bench, steps, p, workflows, random, seed, correlated=correlated)
+
+
+def cells_like_sessions(
+    row: Row, steps: int, p: float, workflows: int, seed: int, directory: Path, *, repetitions: int
+) -> list[Cell]:
+    """The cell as often as asked, each time as real sessions have it: after their short warm-up, and learning on from every
+    workflow. All workflows of one repetition share what was learned, so that it is one sample, however many they are."""
+    found = []
+    for number in range(repetitions):
+        random = Random(f"{seed} like sessions {row.name} {steps} {p} {number}")
+        bench = _warm(row, steps, p, SESSIONS_WARM_UP, random, seed, directory, correlated=False)
+        found.append(_counted(bench, steps, p, workflows, random, seed, correlated=False))
+    return found
+
+
+def _warm(
+    row: Row, steps: int, p: float, workflows: int, random: Random, seed: int, directory: Path, *, correlated: bool
+) -> Bench:
+    bench = Bench.of(row, directory)
     if row.perdure and row.postconditions:
         free = Bench.of(Row(name="warm-up", postconditions=True, ahead_by=row.ahead_by), directory / "warm-up")
-        for number in range(WARM_UP):
+        for number in range(workflows):
             run(free, Workflow.drawn(-number, steps, p, random, correlated=correlated), random, seed)
         bench.calibration = free.calibration
-    bench.frozen = True
+    return bench
+
+
+def _counted(
+    bench: Bench, steps: int, p: float, workflows: int, random: Random, seed: int, *, correlated: bool
+) -> Cell:
     result = Cell()
     for number in range(workflows):
         result.add(run(bench, Workflow.drawn(number, steps, p, random, correlated=correlated), random, seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .in_memory import SESSIONS_WARM_UP, WARM_UP
 from .workflows import FALSE_ALARM, FLOOR, MISS
 
 TITLES = {
@@ -21,7 +22,15 @@ the second time what it missed the first) and raises a false alarm in {alarm:.0%
 vote has at most 25 draws. Nobody answers questions here: what asks a person is neither proven nor silent.
 
 In memory the policies, votes, calibration and certainty are Perdure's own, the loop around them is the experiment's; the rows
-through real sessions say whether that is faithful.
+through real sessions say whether that is faithful. They are compared with the same cell in memory under their circumstances:
+a warm-up of {sessions_warm_up} workflows, and a confidence that goes on learning. Where the floor stops nearly every workflow that matters: what it
+stops has no outcome, and what ends before it (on a false claim) is wrong, so that the confidence falls further. The large cells
+are frozen after {warm_up} workflows.
+
+Why each draw a call costs more than 8 × the bare loop's own tokens: first to lead by k takes k / (2p - 1) draws a step on average,
+for k = 5 and p = 0.85 that is 7.1; and a bare loop that ends on a false claim has paid for a part of the steps only, so that to
+go to the end once costs 1.2 × its tokens at 10 steps and 2.4 × at 50. Fewer draws are a smaller k; one prompt for all draws is
+`answers_per_call`.
 
 - **proven**: called done, and right. **silent**: called done, wrong, and nobody was told. ± is one standard error.
 - **asked**: questions and failed sessions that a person is told of, per workflow.
@@ -34,7 +43,14 @@ through real sessions say whether that is faithful.
 def page(report: dict[str, Any]) -> str:
     records: list[dict[str, Any]] = report["cells"]
     parts = [
-        INTRODUCTION.format(seed=report["seed"], miss=MISS, alarm=FALSE_ALARM, floor=FLOOR),
+        INTRODUCTION.format(
+            seed=report["seed"],
+            miss=MISS,
+            alarm=FALSE_ALARM,
+            floor=FLOOR,
+            sessions_warm_up=SESSIONS_WARM_UP,
+            warm_up=WARM_UP,
+        ),
         "## Checks and goals\n",
     ]
     parts += [f"- {'met' if met else '**missed**'}: {words}" for words, met in report["checks"]]

@@ -26,10 +26,9 @@ from perdure.daemon.workspace import load_workspace
 from perdure.state import projections
 from perdure.state.events import JSON
 
-from .in_memory import MODEL, TASK
+from .in_memory import MODEL, SESSIONS_WARM_UP, TASK
 from .workflows import ANSWER_TOKENS, TOOLS, Cell, Outcome, Row, Workflow, prompt_tokens
 
-WARM_UP = 60  # workflows before the counted ones, without floor and retries, for the confidence to learn from
 CONFIG = """
 timezone = "UTC"
 [memory]
@@ -200,7 +199,7 @@ async def _cell(row: Row, steps: int, p: float, workflows: int, seed: int, direc
     if row.postconditions:
         furnish(replace(row, floor=0.0, retries=0), steps, directory)
         async with opened(directory, scene) as runtime:
-            for number in range(WARM_UP):
+            for number in range(SESSIONS_WARM_UP):  # without floor and retries, for the confidence to learn from
                 await run(runtime, scene, Workflow.drawn(-number, steps, p, random, correlated=False))
     furnish(row, steps, directory)
     async with opened(directory, scene) as runtime:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
-from .workflows import MISS, ROWS
+from .workflows import MISS, ROWS, Cell
 
 Check = tuple[str, bool]
 SIGMAS = 3.0
@@ -50,22 +52,20 @@ def verdicts(records: list[dict[str, Any]]) -> list[Check]:
     return found
 
 
-def fidelity(records: list[dict[str, Any]]) -> list[Check]:
-    """Real sessions against the same cell in memory: within three standard errors of the difference?"""
+def fidelity(records: list[dict[str, Any]], alike: Mapping[tuple[str, int, float], Sequence[Cell]]) -> list[Check]:
+    """Real sessions against `alike`, repetitions of the same cell in memory under the same circumstances: within three standard
+    errors of one repetition?"""
     found: list[Check] = []
     for real in (r for r in records if r["mode"] == "sessions"):
-        memory = one(records, "independent", real["row"], real["steps"], real["p"])
-        if memory is None:
-            continue
+        cells = alike[real["row"], real["steps"], real["p"]]
         for key in ("proven", "silent", "escalations", "shared"):
-            # the spread is that of the large cell: in the small one a share of 0 would claim to have none
-            spread = memory[f"{key}_error"] * math.sqrt(memory["workflows"])
-            error = spread * math.sqrt(1 / real["workflows"] + 1 / memory["workflows"])
-            off = abs(real[key] - memory[key])
+            means = [getattr(cell, key) / cell.workflows for cell in cells]
+            error = stdev(means) * math.sqrt(1 + 1 / len(means))
+            off = abs(real[key] - fmean(means))
             shown = "{:.0f}" if key == "shared" else "{:.3f}"
             words = (
                 f"{real['row']}, {real['steps']} steps, p = {real['p']:.2f}: {key} through sessions {shown.format(real[key])}, "
-                f"in memory {shown.format(memory[key])} ({off / error if error else 0:.1f} standard errors)"
+                f"in memory {shown.format(fmean(means))} ({off / error if error else 0:.1f} standard errors)"
             )
             found.append((words, off <= SIGMAS * error or off == 0))
     return found
