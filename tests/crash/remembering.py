@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.memory.conftest import DAY, Past, request
 
 from perdure.errors import PerdureError
-from perdure.memory import index
+from perdure.memory import index, query_vectors
+from perdure.memory import memory as memory_room
 from perdure.memory.memory import Memory
 from perdure.state import events as e
 from perdure.state import projections as p
@@ -154,6 +155,8 @@ def _open(past: Past) -> Memory:
     def alarm(code: str, words: str) -> None:
         print(f"alarm {code}: {words}", file=sys.stderr)
 
+    # A loaded machine may need long to start the index's process; what is judged here is no time-out.
+    memory_room.EMBED_SECONDS_MAX = query_vectors.SECONDS_MAX = INDEXED_SECONDS_MAX
     index.FOLD_MIN = 30  # so that stores are folded, and killed while they are, in these small lives
     return Memory.open(past.directory, ledger=past.ledger, now=past.now, embedding="minilm", alarm=alarm)
 
