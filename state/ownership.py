@@ -52,6 +52,11 @@ class Owner:
             os.pwrite(file, line, 0)
             os.ftruncate(file, len(line))
             os.fsync(file)
+        except OSError as error:
+            os.close(file)
+            raise PerdureError(
+                "lock", str(path), error.strerror or str(error), "Check disk space and the disk: `perdure doctor`"
+            ) from error
         except BaseException:
             os.close(file)
             raise

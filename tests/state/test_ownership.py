@@ -103,3 +103,10 @@ def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(PerdureError, match="perdure doctor"):
         Owner.acquire(tmp_path)
+
+
+def test_a_full_disk_is_told_as_one(tmp_path):
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with pytest.raises(PerdureError, match="No space left on device") as told:
+        Owner.acquire(tmp_path)
+    assert "perdure doctor" in told.value.hint

@@ -20,7 +20,6 @@ from perdure.daemon.cli import doctor, units
 from perdure.state.ownership import Owner
 
 
-
 @pytest.fixture
 def sound(parked):
     """A workspace in which nothing is wrong."""
