@@ -49,6 +49,7 @@ soak: setup-dev ## half a year of schedules, crashes and late answers under a si
 bench: setup-dev ## the measurements, for people to read: nothing in them passes or fails
 	@.venv/bin/python -m tests.benchmarks.bench_ledger
 	@.venv/bin/python -m tests.benchmarks.bench_actions
+	@.venv/bin/python -m tests.benchmarks.bench_recovery
 	@.venv/bin/python -m tests.benchmarks.bench_policies
 	@.venv/bin/python -m tests.benchmarks.bench_memory growth
 	@.venv/bin/python -m tests.benchmarks.bench_disk
