@@ -268,9 +268,8 @@ class MemoryConfig(Strict):
 
     embedding: Literal["minilm", "none"] = "minilm"
     summaries: Literal["extractive", "model"] = "extractive"
-    keep: Annotated[Duration, Field(ge=40 * 86_400)] | None = (
-        None  # longer than a month, which is summarised when it ends
-    )
+    # At the least longer than a month, which is summarised when it ends.
+    keep: Annotated[Duration, Field(ge=40 * 86_400)] | None = None
 
 
 class Config(Strict):
@@ -313,11 +312,6 @@ class Config(Strict):
 
 
 _FILLED_IN: Final = ("workspace", "digest")
-
-
-def tool_names(config: Config) -> tuple[str, ...]:
-    """The names of all tools that tasks and policies may name: the built-in ones and the operator's own."""
-    return (*BUILT_IN_TOOLS, *config.tools)
 
 
 def load_config(workspace: Path) -> Config:
