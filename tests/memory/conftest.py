@@ -18,6 +18,14 @@ DAY = 86_400_000_000
 START = 1_790_000_000_000_000
 
 
+def proposed(action, session, step, task, tool, effect, args, provenance=None):
+    said = {"args": args or {}, "provenance": provenance or {}, "paths": {}, "cwd": None, "says": ""}
+    return e.ActionProposed(
+        action=action, session=session, task=task, step=step, tool=tool, effect=effect, digest=f"sha256:{action}",
+        confidence=1.0, payload=said,
+    )  # fmt: skip
+
+
 class Past:
     """A ledger in a directory, made there or gone on with. `at` is the clock; every reading moves it on by a microsecond."""
 
@@ -106,19 +114,8 @@ class Past:
 
         def tell(session, number, task):
             action = f"A{next(self._ids)}"
-            said = {"args": args or {}, "provenance": provenance or {}, "paths": {}, "cwd": None, "says": ""}
             self.ledger.commit(
-                e.ActionProposed(
-                    action=action,
-                    session=session,
-                    task=task,
-                    step=number,
-                    tool=tool,
-                    effect="idempotent",
-                    digest=f"sha256:{action}",
-                    confidence=1.0,
-                    payload=said,
-                ),
+                proposed(action, session, number, task, tool, "idempotent", args, provenance),
                 e.ActionDecided(
                     action=action,
                     session=session,
@@ -163,19 +160,8 @@ class Past:
 
         def tell(session, number, task):
             action = f"A{next(self._ids)}"
-            said = {"args": args or {}, "provenance": {}, "paths": {}, "cwd": None, "says": ""}
             drafts = [
-                e.ActionProposed(
-                    action=action,
-                    session=session,
-                    task=task,
-                    step=number,
-                    tool=tool,
-                    effect="probeable",
-                    digest=f"sha256:{action}",
-                    confidence=1.0,
-                    payload=said,
-                ),
+                proposed(action, session, number, task, tool, "probeable", args),
                 e.ActionDecided(
                     action=action,
                     session=session,
