@@ -11,7 +11,7 @@ from perdure.daemon.cli.words import iso
 from perdure.state import projections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from perdure.state.events import Event
     from perdure.state.reading import LedgerReader
@@ -435,8 +435,3 @@ def public(value: Any) -> Any:
     if isinstance(value, list):
         return [public(held) for held in value]
     return value
-
-
-def steps_of_kind(account: Part, kind: str) -> Iterable[Part]:
-    """The account's steps of one kind: `action` or `rejected`."""
-    return (step for step in account["steps"] if step["kind"] == kind)
