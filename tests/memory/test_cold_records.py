@@ -48,6 +48,14 @@ async def compacted(past, **options):
     return memory
 
 
+async def made_anew(past):
+    """The rows of a memory made again from the ledger alone."""
+    for path in past.directory.glob("memory.db*"):
+        path.unlink()
+    await (await compacted(past)).close()
+    return rows(past)
+
+
 async def test_what_is_old_is_no_longer_recalled_and_what_it_came_to_stays(past):
     tell(past)
     memory = await compacted(past)
@@ -80,10 +88,7 @@ async def test_a_rebuild_and_compacting_often_give_the_same(past):
     await memory.compact("triage", scope="triage")  # also reads the receipt, whose time closes periods
     await memory.close()
     often = rows(past)
-    for path in past.directory.glob("memory.db*"):
-        path.unlink()
-    await (await compacted(past)).close()
-    assert rows(past) == often
+    assert await made_anew(past) == often
     assert any(row[-1] for row in often["records"])
 
 
@@ -108,10 +113,7 @@ async def test_what_is_forgotten_or_erased_later_leaves_the_summaries_that_told_
     assert "file 2" in again.text  # the rest is told again, with the ledger's words
     await memory.close()
     kept = rows(past)
-    for path in past.directory.glob("memory.db*"):
-        path.unlink()
-    await (await compacted(past)).close()
-    assert rows(past) == kept
+    assert await made_anew(past) == kept
 
 
 async def test_the_file_shrinks_when_much_has_left_it(past, monkeypatch):
