@@ -187,10 +187,14 @@ class Catalogue:
         rows: Rows = np.flatnonzero(visible & (self._vector_place[: self.count] > 0))
         scores = np.zeros(self.count, dtype=np.float32)
         block = np.empty((BLOCK, DIMENSIONS), dtype=np.float32)
-        for start in range(0, len(rows), BLOCK):
-            some = rows[start : start + BLOCK]
-            block[: len(some)] = self._matrix[some]
-            scores[some] = block[: len(some)] @ vector
+        dense = (
+            2 * len(rows) > self.count
+        )  # then all of them, in the order in which they lie, cost less than the choice
+        for start in range(0, self.count if dense else len(rows), BLOCK):
+            some = slice(start, min(start + BLOCK, self.count)) if dense else rows[start : start + BLOCK]
+            vectors = self._matrix[some]
+            block[: len(vectors)] = vectors
+            scores[some] = block[: len(vectors)] @ vector
         return best_first(rows, scores, limit)
 
     def newer_than(self, vector_place: int) -> NDArray[np.bool_]:
