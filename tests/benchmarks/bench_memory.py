@@ -402,8 +402,11 @@ async def grown(directory: Path, size: int) -> None:
 
 def growth(sizes: Sequence[int] = (1_000, 10_000, 100_000)) -> None:
     """What memory costs as it grows, each size in a process of its own, so that what one holds is not another's."""
+    as_the_daemon = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # perdure.memory sets it, but numpy was here first
     for size in [int(each) for each in sys.argv[2:]] or sizes:
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_memory", "grown", str(size)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.bench_memory", "grown", str(size)], check=True, env=as_the_daemon
+        )
 
 
 def grown_alone() -> None:
