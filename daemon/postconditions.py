@@ -114,8 +114,8 @@ class Postconditions:
 
     def _keep(self, found: Found, looking: Checks) -> None:
         if found.path is not None and found.digest is not None:
-            content = looking.content(Path(found.path))
-            keep_copy(self._runtime.config.state_dir, content, found.digest, self._runtime.standing.digests())
+            content, needed = looking.content(Path(found.path)), self._runtime.standing.digests(self._runtime.now())
+            keep_copy(self._runtime.config.state_dir, content, found.digest, needed)
 
     # -- what earlier sessions proved ---------------------------------------------------------------------------------
 
@@ -129,7 +129,9 @@ class Postconditions:
             condition: Postcondition = TypeAdapter(_SHAPES[proof.kind]).validate_json(canonical(_literal(resolved)))
             found = await self._checks(steps, key=f"standing {proof.seq}").look(condition)
             broken, same = self._verdict(proof, found)
-            if broken is None and same and now - self._last_seen(proof) < DAY_US:
+            if proof.broken and broken is not None:
+                continue  # a person was told
+            if broken is None and same and not proof.broken and now - self._last_seen(proof) < DAY_US:
                 continue  # as it was, and said so not long ago
             checked = PostconditionChecked(
                 session=self._session,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ TOUCHED_EVENTS_MAX = 20_000  # how far back a change is traced to the action tha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was proven: `seq` is the event that said so first, `latest` the one that said so last."""
+    """What was proven: `seq` is the event that said so first, `latest` the one that said so last. `broken`: it was found not to
+    hold since; a person was told, and it is looked at until it holds again or its time is over."""
 
     seq: int
     latest: int
@@ -31,10 +32,11 @@ class Proof:
     keep_until: int
     path: str | None
     digest: str | None
+    broken: bool = False
 
 
 class Standing:
-    """The proofs that still stand, by task. Feed it every `postcondition.checked`, in order."""
+    """The proofs whose time is not over, by task. Feed it every `postcondition.checked`, in order."""
 
     def __init__(self) -> None:
         self._held: dict[str, dict[str, Proof]] = {}
@@ -47,8 +49,9 @@ class Standing:
                 continue
             held = self._held.setdefault(body["task"], {})
             if not body["passed"]:
-                if body.get("standing") is not None:
-                    held.pop(body["condition"], None)
+                proof = held.get(body["condition"])
+                if body.get("standing") is not None and proof is not None:
+                    held[proof.condition] = replace(proof, broken=True)
                 continue
             if body.get("keep_until") is None:
                 continue
@@ -65,16 +68,18 @@ class Standing:
             )
 
     def due(self, task: str, now: int, besides: Iterable[str] = ()) -> list[Proof]:
-        """What a session of the task looks at again, `besides` those conditions that it has just checked."""
+        """What a session of the task looks at again, `besides` those conditions that it has just checked; what is known to be
+        broken comes last."""
         held, done = self._held.get(task, {}), set(besides)
         for condition in [name for name, proof in held.items() if proof.keep_until <= now]:
             del held[condition]
         waiting = [proof for proof in held.values() if proof.condition not in done]
-        return sorted(waiting, key=lambda proof: proof.latest)[:CHECKS_MAX]
+        return sorted(waiting, key=lambda proof: (proof.broken, proof.latest))[:CHECKS_MAX]
 
-    def digests(self) -> set[str]:
-        """The digests of all files that are still kept."""
-        return {proof.digest for held in self._held.values() for proof in held.values() if proof.digest is not None}
+    def digests(self, now: int) -> set[str]:
+        """The digests of all files that are still kept: also of those that broke, which a person may want back."""
+        proofs = [proof for held in self._held.values() for proof in held.values() if proof.keep_until > now]
+        return {proof.digest for proof in proofs if proof.digest is not None}
 
 
 @dataclass(frozen=True, slots=True)

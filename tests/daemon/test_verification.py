@@ -188,6 +188,35 @@ async def test_an_output_that_rots_weeks_later_is_found_and_named_and_its_proven
         assert len(broken(runtime)) == 1  # told once
 
 
+async def test_what_broke_stays_restorable_and_is_looked_at_again_once_it_is_back(stage: Stage) -> None:
+    report(stage, KEPT, steps=REPORT.replace("text: all well", "text: '${slot.date}: all well'"))
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "report")
+    (first,) = (stage.directory / "reports").iterdir()
+    proven = first.read_text()
+    kept = []
+    for again in range(2):
+        first.write_text("rotten")
+        for _ in range(2):  # the second session keeps a copy of its own report, and throws away what nobody needs
+            stage.clock.forward(2 * DAY)
+            async with stage.runtime() as runtime:
+                await stage.run(runtime, "report")
+                assert len(broken(runtime)) == again + 1  # told once each time
+                kept.append(Path(broken(runtime)[-1].split("cp ")[1].split(" ")[0]))
+        assert kept[-1].read_text() == proven
+        first.write_bytes(kept[-1].read_bytes())
+        stage.clock.forward(2 * DAY)
+        async with stage.runtime() as runtime:
+            await stage.run(runtime, "report")
+    stage.clock.forward(91 * DAY)
+    for _ in range(2):
+        async with stage.runtime() as runtime:
+            await stage.run(runtime, "report")
+            assert len(broken(runtime)) == 2
+        stage.clock.forward(DAY)
+    assert not kept[-1].exists()  # past its time
+
+
 async def test_the_action_of_another_task_that_broke_it_is_named_with_the_way_back(stage: Stage) -> None:
     report(stage, KEPT)
     async with stage.runtime() as runtime:
