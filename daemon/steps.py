@@ -239,10 +239,11 @@ class Steps:
         record: tuple[Draft, ...],
         question: JSON,
     ) -> Taken:
-        open_question = projections.open_escalation_for(self.runtime.ledger.reader, self.task.name, prepared.digest)
+        reader, now = self.runtime.ledger.reader, self.runtime.now()
+        asked = projections.escalation_to_join(reader, self.task.name, prepared.digest, now)
         parks = proposal.on_escalate == "park"
-        if open_question is not None:
-            escalation = open_question.escalation
+        if asked is not None:
+            escalation = asked.escalation
             joined = EscalationJoined(escalation=escalation, action=action, session=self.session, task=self.task.name)
             await self.runtime.ledger.write(*record, joined)
         else:
@@ -254,7 +255,7 @@ class Steps:
                 session=self.session,
                 task=self.task.name,
                 tool=prepared.spec.name,
-                expires=self.runtime.now() + decision.expires_seconds * MICROSECONDS,
+                expires=now + decision.expires_seconds * MICROSECONDS,
                 on_expiry=decision.on_expiry,
                 parks=parks,
                 payload={"question": question},

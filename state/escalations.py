@@ -76,6 +76,16 @@ def open_escalation_for(reader: LedgerReader, task: str, digest: str) -> Escalat
     return next((_row(row) for row in reader.rows(sql, task, digest)), None)
 
 
+def escalation_to_join(reader: LedgerReader, task: str, digest: str, now: int) -> EscalationRow | None:
+    """The question that an identical proposal joins: the open one about this digest, or one that is approved and that a slot
+    is still to act on. Asked again, a person's two approvals would run the action twice."""
+    sql = (
+        f"SELECT e.* FROM escalations e WHERE e.task = ? AND e.digest = ? AND {_PENDING} AND (e.state = 'open'"  # noqa: S608 - a constant
+        " OR (e.valid_until > ? AND EXISTS (SELECT 1 FROM slots WHERE outcome IS NULL AND cause = e.escalation)))"
+    )
+    return next((_row(row) for row in reader.rows(sql, task, digest, now)), None)
+
+
 def last_answer_for(reader: LedgerReader, task: str, digest: str) -> EscalationRow | None:
     """The latest question about this digest that is no longer open (approved, denied, expired or used)."""
     sql = "SELECT * FROM escalations WHERE task = ? AND digest = ? AND state <> 'open' ORDER BY seq DESC LIMIT 1"
@@ -174,8 +184,8 @@ def escalation_joined(db: Executor, event: Event) -> None:
     """A later proposal of the same action waits for the same answer."""
     body = event.body
     about = f"the joining of question {body['escalation']}"
-    digest, task, state = _question(db, body["escalation"], about, "digest, task, state")
-    if state != "open":
+    digest, task, state, valid_until = _question(db, body["escalation"], about, "digest, task, state, valid_until")
+    if state != "open" and not (state == "approved" and event.at < valid_until):
         raise LedgerRefused("escalation-answered", about, f"it is {state}", "Ask anew")
     row = db.execute("SELECT digest, task, state FROM actions WHERE action = ?", (body["action"],)).fetchone()
     if row is None or row != (digest, task, "escalated"):

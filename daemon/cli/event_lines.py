@@ -193,7 +193,7 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], Text]] = {
     "escalation.opened": lambda b: line(
         ("asks a person", "ask"), f" about {b['tool']}: question ", (short(b["escalation"]), "id")
     ),
-    "escalation.joined": lambda b: line("joins the open question ", (short(b["escalation"]), "id")),
+    "escalation.joined": lambda b: line("joins question ", (short(b["escalation"]), "id")),
     "escalation.answered": _answered,
     "escalation.expired": lambda b: line(("question expired", "warn"), f" {short(b['escalation'])}: {b['default']}"),
     "grant.given": lambda b: line("standing grant ", (short(b["grant"]), "id"), f" for {b['tool']} by {who(b['uid'])}"),

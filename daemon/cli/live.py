@@ -328,9 +328,8 @@ class LiveView:
             event,
             *self._what(step),
             ("? asked before", "ask"),
-            ": question ",
+            ": it is question ",
             (short(body["escalation"]), "id"),
-            " is still open",
         )
 
     def _escalation_answered(self, event: Event, body: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ class EscalationOpened(Draft):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class EscalationJoined(Draft):
-    """A later proposal with the same open digest: no second question."""
+    """A later proposal of what an open question, or an approval not yet used, is about: no second question."""
 
     type: ClassVar[str] = "escalation.joined"
     escalation: str

@@ -12,6 +12,7 @@ from tests.daemon.stage import POLICY, Stage, events
 from perdure.daemon import operations
 from perdure.daemon.recovery import recover
 from perdure.daemon.runtime import Runtime
+from perdure.daemon.scheduler import ended
 from perdure.state import projections
 from perdure.state.events import Event
 
@@ -46,9 +47,9 @@ async def test_an_answer_before_the_session_has_parked_is_not_lost(stage: Stage,
                 if event.type == "notification.sent" and event.body["channel"] == "inbox":
                     answer(runtime, str(event.body["about"]), said)
 
-        ended = runtime.ledger.subscribe(quick)
+        heard = runtime.ledger.subscribe(quick)
         assert (await stage.run_until_parked(runtime, "clean")).status == "parked"
-        ended()
+        heard()
         (again,) = await stage.run_open_slots(runtime)
         assert again.status == status
         assert done(stage) == ("x" if said == "approve" else "")
@@ -86,9 +87,9 @@ async def test_an_answer_for_a_session_that_was_taken_up_again_does_not_continue
         def stop(seen: tuple[Event, ...]) -> None:
             runtime.stopping = runtime.stopping or any(event.type == "escalation.opened" for event in seen)
 
-        ended = runtime.ledger.subscribe(stop)
+        heard = runtime.ledger.subscribe(stop)
         assert (await stage.run_until_parked(runtime, "clean")).status == "interrupted"
-        ended()
+        heard()
         runtime.stopping = False
         (again,) = await stage.run_open_slots(runtime)
         assert again.status == "unverified"
@@ -159,6 +160,34 @@ async def test_parked_sessions_that_share_a_question_each_go_on_and_the_action_i
         assert len(await stage.run_open_slots(runtime)) == 2
         assert done(stage) == "xx"
         assert [event.body["tool"] for event in events(runtime, "action.intended")].count("delete_file") == 1
+
+
+@pytest.mark.parametrize("asks", ["park", "continue"])
+async def test_what_is_approved_and_waits_to_be_done_is_not_asked_again(stage: Stage, asks: str) -> None:
+    step = "\n  - {do: delete_file, args: {path: inbox/one.log}, on_escalate: " + asks + "}"
+    stage.playbook("clean", step + COUNT, tools="delete_file, append_file", extra="while_parked: run\n")
+    async with stage.runtime() as runtime:
+        await stage.run_until_parked(runtime, "clean")
+        (question,) = projections.escalations(runtime.ledger.reader)
+        answer(runtime, question.escalation, "approve")
+        await stage.run_until_parked(runtime, "clean")  # before the answer's own slot
+        assert len(events(runtime, "escalation.opened")) == 1
+        assert len(events(runtime, "escalation.joined")) == 1
+        await stage.run_open_slots(runtime)
+        assert done(stage) == "xx"
+        assert [event.body["tool"] for event in events(runtime, "action.intended")].count("delete_file") == 1
+
+
+async def test_an_approval_that_no_slot_waits_to_use_is_asked_for_anew(stage: Stage) -> None:
+    stage.playbook("clean", ONE, tools="delete_file, append_file", extra="while_parked: run\n")
+    async with stage.runtime() as runtime:
+        await stage.run(runtime, "clean")
+        (question,) = projections.escalations(runtime.ledger.reader)
+        answer(runtime, question.escalation, "approve")
+        (slot,) = projections.slots(runtime.ledger.reader, open_only=True)
+        runtime.ledger.commit(ended(slot, "skipped", rule="the task was taken out meanwhile"))
+        assert (await stage.run(runtime, "clean")).status == "parked"
+        assert len(events(runtime, "escalation.opened")) == 2
 
 
 SLOW = """
