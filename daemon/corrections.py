@@ -118,7 +118,7 @@ def erase_payloads(
         raise PerdureError("erase", "payloads", "no reason is given", "Say why with --reason: auditors will ask")
     told = summaries_made_from(ledger.reader, seqs)
     erase(ledger, [*seqs, *told], reason=reason, uid=uid)
-    return {"erased": list(seqs), "summaries": told, "not_undoable": [*drop_stashes(ledger, seqs)]}
+    return {"erased": list(seqs), "summaries": [*told], "not_undoable": [*drop_stashes(ledger, seqs)]}
 
 
 def pins(reader: LedgerReader) -> Mapping[str, tuple[str | None, int, int]]:

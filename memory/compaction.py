@@ -182,15 +182,13 @@ class Compaction:
 
     def _erase(self, seq: int) -> None:
         told = self._store.records_from(seq)
-        for each in {
-            seq,
-            *(int(id[1:]) for id in told),
-        }:  # a fact has its result's number, and rests on its proposal too
+        # A fact has its result's number, and rests on its proposal too.
+        for each in {seq, *(int(id[1:]) for id in told)}:
             self._store.remove_claim(each)
         self._store.remove_pin_from(seq)
         self._remove(told)
-        if (told := self._store.summary_from(seq)) is not None:
-            self._remake(told)
+        if (summary := self._store.summary_from(seq)) is not None:
+            self._remake(summary)
 
     def _remove(self, ids: Sequence[str]) -> None:
         """Take records out, and make the summaries again that would be others without them."""

@@ -1,8 +1,10 @@
-"""The directories of the vector index: each store is a generation, made aside and then put in use by a file that names it."""
+"""The directories of the vector index, and what stands in them under which name: each store is a generation, made aside and
+then put in use by a file that names it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -77,3 +79,8 @@ class Generations:
     def set_folded(self, generation: str, vectors: int) -> None:
         """Its log is empty, with so many vectors."""
         (self.path(generation) / "folded").write_text(str(vectors), encoding="ascii")
+
+
+def collection_name(task: str) -> str:
+    """A name that Chroma accepts, for any task (empty: records of no task)."""
+    return "t" + hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -3,7 +3,6 @@ rebuilt into a fresh directory when damaged. Nobody waits for it: while it is no
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from perdure.errors import PerdureError
 from perdure.memory.embedding import DIMENSIONS, MODEL_ID, EmbeddingUnavailable, Vectors
-from perdure.memory.generations import Generations
+from perdure.memory.generations import Generations, collection_name
 from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
 from perdure.memory.keys import embedded
 from perdure.memory.store import Store
@@ -406,26 +405,9 @@ class VectorIndex:
         self._logged = 0  # where this fails, it is tried again after as many more
         if generation is None:
             return
-        vectors, copied = self.status.vectors, self._generations.next()
-        try:
-            self._generations.copy(generation, copied)
-            with self._spawning:
-                if self._closing:
-                    return
-                self._folding = IndexChild(self._log.with_name("index-fold.log"), self._idle_seconds)
-            directory = str(self._generations.path(copied))
-            self._folding.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
-            self._generations.set_folded(copied, vectors)
-        except (ChildFailed, OSError) as error:
-            self._generations.remove(copied)
-            if not self._closing:
-                self._alarm("index-not-folded", f"the vector index goes on with a long log, slowly: {error}")
+        copied = self._generations.next()
+        if not self._copied_folded(generation, copied):
             return
-        finally:
-            with self._spawning:
-                if self._folding is not None:
-                    self._folding.close()
-                    self._folding = None
         with self._spawning:
             if self._closing or self._child is None:
                 return
@@ -434,10 +416,28 @@ class VectorIndex:
         self._generations.use(copied)
         self._open(self._running())
 
-
-def collection_name(task: str) -> str:
-    """A name that Chroma accepts, for any task (empty: records of no task)."""
-    return "t" + hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    def _copied_folded(self, generation: str, copied: str) -> bool:
+        vectors = self.status.vectors
+        try:
+            self._generations.copy(generation, copied)
+            with self._spawning:
+                if self._closing:
+                    return False
+                self._folding = IndexChild(self._log.with_name("index-fold.log"), self._idle_seconds)
+            directory = str(self._generations.path(copied))
+            self._folding.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
+            self._generations.set_folded(copied, vectors)
+        except (ChildFailed, OSError) as error:
+            self._generations.remove(copied)
+            if not self._closing:
+                self._alarm("index-not-folded", f"the vector index goes on with a long log, slowly: {error}")
+            return False
+        finally:
+            with self._spawning:
+                if self._folding is not None:
+                    self._folding.close()
+                    self._folding = None
+        return True
 
 
 def _keep_vectors(store: Store, ids: list[str], vectors: list[bytes]) -> None:
