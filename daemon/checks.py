@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from perdure.daemon import python_check
 from perdure.daemon.planners import expressions
@@ -103,8 +106,10 @@ class Checks:
                     raise Failed(taken.error or taken.reason)
                 return Found(passed=True, detail="exit status 0")
             case HttpAnswers():
-                taken = await self.act("http_request", {"method": "GET", "url": self.text(condition.url)})
-                return Found(passed=True, detail=_answer(taken, condition))
+                url = self.text(condition.url)
+                contains = self.text(condition.contains) if condition.contains is not None else None
+                taken = await self.act("http_request", {"method": "GET", "url": url})
+                return Found(passed=True, detail=_answer(taken, condition, url, contains))
             case SqlReturns():
                 return Found(passed=True, detail=await asyncio.to_thread(self._query, condition))
             case PythonSays():
@@ -225,10 +230,27 @@ def _file_holds(condition: FileExists | FileContains | JsonSchema, name: str, co
                 raise Failed(f"{name} does not contain {wanted!r}")
             return f"{name} contains {wanted!r}"
         case JsonSchema():
-            error = next(Draft202012Validator(condition.json_schema).iter_errors(json.loads(content)), None)
-            if error is not None:
-                raise Failed(f"{name}: {error.message} at {error.json_path}")
+            _fits(condition.json_schema, name, content)
             return f"{name} fits the schema"
+
+
+def _fits(schema: dict[str, Any], name: str, content: bytes) -> None:
+    """Nothing where the schema accepts the file. What a `$ref` names is looked for in the schema alone, never on the network."""
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise Failed(f"{name} is nested too deeply to be looked at") from None
+    except ValueError as error:
+        raise Failed(f"{name} is not JSON: {error}") from None
+    try:
+        fault = next(Draft202012Validator(schema, registry=Registry()).iter_errors(value), None)
+    except Unresolvable as unresolvable:
+        where = f"the schema names {unresolvable.ref!r}, which is not in it"
+        raise Failed(f"{name} cannot be checked: {where}") from None
+    except RecursionError:
+        raise Failed(f"{name} cannot be checked: the schema or the file goes round in circles or too deep") from None
+    if fault is not None:
+        raise Failed(f"{name}: {fault.message} at {fault.json_path}")
 
 
 def _only_reading(action: int, _: str | None, second: str | None, *__: object) -> int:
@@ -245,11 +267,21 @@ def _reading_only(config: Config) -> Runner:
     return Runner(config.model_copy(update={"commands": commands}), only_read)
 
 
-def _answer(taken: Taken, condition: HttpAnswers) -> str:
+def _answer(taken: Taken, condition: HttpAnswers, url: str, contains: str | None) -> str:
     value = taken.result if isinstance(taken.result, dict) else {}
-    status, body = value.get("status"), str(value.get("body", ""))
+    status = value.get("status")
     if status != condition.status:
-        raise Failed(taken.error or f"{condition.url} answered {status}, expected {condition.status}")
-    if condition.contains is not None and condition.contains not in body:
-        raise Failed(f"the body of {condition.url} does not contain {condition.contains!r}")
-    return f"answered {status}"
+        raise Failed(taken.error or f"{url} answered {status}, expected {condition.status}")
+    if contains is not None and not any(contains in body for body in _spellings(value)):
+        raise Failed(f"the body of {url} does not contain {contains!r}")
+    return f"{url} answered {status}"
+
+
+def _spellings(answer: Mapping[str, JSON]) -> list[str]:
+    """The body of an answer as text: that of JSON in each of its usual spellings."""
+    if "json" in answer:
+        body = answer["json"]
+        return [json.dumps(body, ensure_ascii=False), json.dumps(body, ensure_ascii=False, separators=(",", ":"))]
+    if "base64" in answer:
+        return [base64.b64decode(str(answer["base64"])).decode(errors="replace")]
+    return [str(answer.get("text", ""))]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,43 @@ from perdure.state import projections
 
 REPORT = "\n  - {do: write_file, args: {path: 'reports/${slot.date}.md', text: all well}}\n"
 DAY = 86_400
+
+
+class WebServer(ThreadingHTTPServer):
+    """Gives the answers of `script` (status, type, body) and keeps the paths that it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script: list[tuple[int, str, bytes]] = []
+        self.asked: list[str] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: WebServer
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        status, kind, body = self.server.script.pop(0)
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    server = WebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture
@@ -105,6 +145,57 @@ async def test_the_operators_own_code_says_whether_it_holds_and_can_change_nothi
         assert ending.status == status, ending.reason
         assert says in ending.reason
     assert not (stage.directory / "reports/forged.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("schema", "content", "says"),
+    [
+        ("{$ref: '#/nowhere'}", "{}", "names '/nowhere', which is not in it"),
+        ("{$ref: 'http://127.0.0.1:PORT/x.json'}", "{}", "which is not in it"),
+        ("{type: object}", "[" * 100_000, "nested too deeply"),
+        ("{type: object}", "{", "is not JSON"),
+        ("{$ref: '#'}", "{}", "round in circles"),
+    ],
+)
+async def test_a_schema_that_leads_nowhere_and_a_file_that_is_no_json_fail_the_condition_in_words(
+    stage: Stage, web: WebServer, schema: str, content: str, says: str
+) -> None:
+    stage.write("reports/x.json", content)
+    schema = schema.replace("PORT", str(web.server_address[1]))
+    report(stage, f"json_schema: {{path: reports/x.json, schema: {schema}}}")
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == "failed"
+        assert ending.reason.startswith("postcondition 1 (json_schema): reports/x.json"), ending.reason
+        assert says in ending.reason
+    assert web.asked == []  # a schema fetches nothing
+
+
+@pytest.mark.parametrize(
+    ("answer", "http", "says"),
+    [
+        ((200, "text/plain", b"all green"), "status: 200, contains: green", None),
+        ((200, "text/plain", b"all red"), "contains: green", "does not contain 'green'"),
+        ((200, "application/json", b'{"state":"up"}'), """contains: '"state":"up"'""", None),
+        ((200, "application/json", b'{"state":"up"}'), """contains: '"state": "up"'""", None),
+        ((200, "application/octet-stream", b"\0all green"), "contains: green", None),
+        ((503, "text/plain", b"down"), "status: 200", "503"),
+        ((404, "text/plain", b"gone"), "status: 404, contains: gone", None),
+        ((204, "text/plain", b""), "contains: '${slot.date}'", "answered 204, expected 200"),
+    ],
+)
+async def test_a_servers_status_and_body_are_looked_at(
+    stage: Stage, web: WebServer, answer: tuple[int, str, bytes], http: str, says: str | None
+) -> None:
+    web.script.append(answer)
+    stage.write("perdure.toml", CONFIG + '[http]\nprivate_hosts = ["127.0.0.1"]\n')
+    stage.write("policies/policy.yaml", POLICY + "  - {name: asking ours, tools: [http_request], decide: auto}\n")
+    report(stage, f"http: {{url: 'http://127.0.0.1:{web.server_address[1]}/state', {http}}}")
+    async with stage.runtime() as runtime:
+        ending = await stage.run(runtime, "report")
+        assert ending.status == ("succeeded" if says is None else "failed"), ending.reason
+        assert says is None or says in ending.reason
+    assert web.asked == ["/state"]
 
 
 async def test_an_effect_that_is_gone_at_the_end_fails_the_session(stage: Stage) -> None:
