@@ -45,7 +45,7 @@ def false_claim(says: str, taken: Sequence[Taken]) -> str | None:
     no such claim."""
     if not says or _DONE.search(says) is None:
         return None
-    effects = [step for step in taken if step.status == "succeeded" and not _reads(step)]
+    effects = [step for step in taken if step.changed]
     shown = [text for step in effects for text in (*_texts(dict(step.proposal.args)), *_texts(step.result))]
     for sentence in _SENTENCE.split(says)[:SENTENCES_MAX]:
         if _UNDONE.search(sentence) is not None:
@@ -77,13 +77,6 @@ def _claimed(sentence: str) -> Iterator[str]:
 def _bears_out(text: str, path: str) -> bool:
     name = PurePosixPath(path).as_posix().removeprefix("./")
     return name in text or text.endswith("/" + name) or (len(text) > 2 and name.endswith("/" + text.removeprefix("./")))
-
-
-def _reads(step: Taken) -> bool:
-    return step.proposal.tool in READING_TOOLS
-
-
-READING_TOOLS = frozenset({"list_files", "read_file", "search_files", "recall"})
 
 
 def _texts(value: JSON) -> Iterator[str]:

@@ -32,29 +32,27 @@ class LoopGuard:
         self._written: dict[str, list[str]] = {}  # file -> digests of the contents that it was given, in order
         self._returns: dict[str, int] = {}
 
-    def saw(self, taken: Taken, *, reads: bool = False) -> None:
-        """Take note of a step as it ended. `reads`: its tool changes nothing."""
+    def saw(self, taken: Taken) -> None:
+        """Take note of a step as it ended."""
         proposal = taken.proposal
         action = [proposal.tool, taken.digest or dict(proposal.args)]
         outcome = [*action, taken.decision, taken.status, taken.result, taken.error]
         self._seen.append((digest(outcome), proposal.tool))
-        effect = taken.status == "succeeded" and not reads
         came = [taken.status, taken.result, taken.error, taken.reason]
-        news = digest([action, *came] if effect else came)
+        news = digest([action, *came] if taken.changed else came)
         self._stale = 0 if news not in self._known else self._stale + 1
         self._known.add(news)
         self._refusals = self._refusals + 1 if taken.decision == "deny" else 0
-        self._growing = [] if effect else [*self._growing, len(proposal.says)]
-        if effect:
+        self._growing = [] if taken.changed else [*self._growing, len(proposal.says)]
+        if taken.changed:
             self._wrote(taken)
 
     def _wrote(self, taken: Taken) -> None:
-        args = taken.proposal.args
-        path, text = args.get("path"), args.get("text")
-        if taken.proposal.tool != "write_file" or not isinstance(path, str):
+        wrote = taken.result if isinstance(taken.result, dict) else {}
+        path, content = wrote.get("path"), wrote.get("sha256")  # as the file is called, however it was written
+        if taken.proposal.tool != "write_file" or not isinstance(path, str) or not isinstance(content, str):
             return
         contents = self._written.setdefault(path, [])
-        content = digest(text)
         if content in contents[:-1] and contents[-1] != content:
             self._returns[path] = self._returns.get(path, 0) + 1
         contents.append(content)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perdure.daemon.runtime import Runtime
     from perdure.daemon.steps import Steps
     from perdure.daemon.tasks import Task
+    from perdure.state.projections import SessionRow
 
 PROBE_SECONDS = 60.0
 DAY_US = 86_400_000_000
@@ -42,17 +43,26 @@ class Check:
 
 
 class Postconditions:
-    """The postconditions of one session of `task`; made when the session opens, so that `unchanged` knows from what."""
+    """The postconditions of one session of `task`; made when the session opens, so that `unchanged` knows from what: from what
+    was there when the first of `earlier` opened, whose work this one carries on with."""
 
-    def __init__(self, runtime: Runtime, task: Task, session: str, slot: Mapping[str, str]) -> None:
-        self._runtime, self._task, self._session = runtime, task, session
+    def __init__(
+        self,
+        runtime: Runtime,
+        task: Task,
+        session: str,
+        slot: Mapping[str, str],
+        earlier: Sequence[SessionRow] = (),
+    ) -> None:
+        self._runtime, self._task = runtime, task
+        self._session, self._sessions = session, [*(row.session for row in earlier), session]
         self._variables: dict[str, JSON] = {f"slot.{name}": value for name, value in slot.items()}
-        looking = self._checks(None)
-        self._before = {
-            condition.path: looking.digest(condition.path)
-            for condition in task.postconditions
-            if isinstance(condition, Unchanged)
-        }
+        self.before: dict[str, str] = {}  # of each file that must not change: its digest, for the ledger
+        looking, known = self._checks(None), _recorded_before(runtime, earlier)
+        for condition in task.postconditions:
+            if isinstance(condition, Unchanged):
+                path = condition.path
+                self.before[path] = known[path] if path in known else looking.digest(path)
 
     async def check(self, steps: Steps) -> list[Check]:
         """Check all and record each; then look again at what earlier sessions proved. Programs and requests run as actions
@@ -78,10 +88,9 @@ class Postconditions:
             return await carry_out_check(steps, tool, args, key)
 
         async def there(tool: str) -> list[str]:
-            return await effects_gone(self._runtime, self._task, self._session, tool)
+            return await effects_gone(self._runtime, self._task, self._sessions, tool)
 
-        before = getattr(self, "_before", {})
-        return Checks(config=self._runtime.config, variables=self._variables, act=act, there=there, before=before)
+        return Checks(config=self._runtime.config, variables=self._variables, act=act, there=there, before=self.before)
 
     def _draft(self, index: int, condition: Postcondition, found: Found, looking: Checks) -> tuple[Draft, str]:
         words: JSON = {condition.kind: condition.model_dump(mode="json", by_alias=True, exclude_none=True)}
@@ -196,21 +205,32 @@ async def carry_out_check(steps: Steps, tool: str, args: dict[str, JSON], key: s
     return taken
 
 
-async def effects_gone(runtime: Runtime, task: Task, session: str, name: str) -> list[str]:
-    """In words, each successful action of the tool in this session whose effect its probe does not find."""
+def _recorded_before(runtime: Runtime, earlier: Sequence[SessionRow]) -> dict[str, str]:
+    """The digests that the first of these sessions that opened with any recorded then."""
+    for row in earlier:
+        payload = runtime.ledger.reader.payload(row.seq_opened)
+        before = payload.get("unchanged") if isinstance(payload, dict) else None
+        if isinstance(before, dict):
+            return {path: str(digest) for path, digest in before.items()}
+    return {}
+
+
+async def effects_gone(runtime: Runtime, task: Task, sessions: Sequence[str], name: str) -> list[str]:
+    """In words, each successful action of the tool in these sessions, the last of which looks, whose effect its probe does not
+    find."""
     gone: list[str] = []
-    tool = runtime.tools.get(name)
-    rows = [row for row in projections.actions(runtime.ledger.reader, session=session) if row.tool == name]
+    tool, reader = runtime.tools.get(name), runtime.ledger.reader
+    rows = [row for session in sessions for row in projections.actions(reader, session=session) if row.tool == name]
     for row in (row for row in rows if row.status == "succeeded"):
         call = Call(
             action=row.action,
-            session=session,
+            session=sessions[-1],
             attempt=row.attempt,
             seconds_max=PROBE_SECONDS,
             scope=memory_scope(task),
         )
         try:
-            prepared = tool.prepare(recorded_proposal(runtime.ledger.reader, row).args) if tool is not None else None
+            prepared = tool.prepare(recorded_proposal(reader, row).args) if tool is not None else None
             there = await tool.probe(prepared, call) if tool is not None and prepared is not None else None
         except ToolRefused:
             there = None

@@ -35,6 +35,14 @@ def goes_on(reader: LedgerReader, earlier: list[SessionRow], slot: str) -> bool:
     return all(other.slot == slot for other in projections.successors(reader, earlier[-1].session))
 
 
+def carried_on(reader: LedgerReader, earlier: list[SessionRow], slot: str) -> list[SessionRow]:
+    """Those of `earlier` whose unfinished work the session of `slot` carries on with."""
+    if not goes_on(reader, earlier, slot):
+        return []
+    finished = [n for n, row in enumerate(earlier) if row.status not in ("parked", "interrupted")]
+    return earlier[finished[-1] + 1 :] if finished else earlier
+
+
 def approved_in(reader: LedgerReader, sessions: list[SessionRow]) -> list[EscalationRow]:
     """Approvals that wait to be acted on, of questions that these sessions asked or whose attempts they made."""
     names = {row.session for row in sessions}
@@ -86,6 +94,7 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
         result=ended.get("result"),
         error=f"refused: {reason}" if decision == "deny" else ended.get("error"),
         digest=action.digest,
+        effect=action.effect,
     )
 
 

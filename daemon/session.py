@@ -25,6 +25,7 @@ from perdure.daemon.recollection import Recollection
 from perdure.daemon.recovery import go_on_from, tell_if_given_up
 from perdure.daemon.resumption import (
     approved_in,
+    carried_on,
     chain,
     last_saved,
     recorded_proposal,
@@ -87,7 +88,8 @@ class Session:
             dry_run=self.dry_run,
             appraisal=self.appraisal,
         )
-        self.postconditions = Postconditions(runtime, task, self.id, self.slot_facts)
+        carried = carried_on(runtime.ledger.reader, self.earlier, slot.slot)
+        self.postconditions = Postconditions(runtime, task, self.id, self.slot_facts, carried)
         self.taken: list[Taken] = []
         self.rejected: str | None = None
         self.rejections = 0
@@ -133,6 +135,7 @@ class Session:
         return await self._close(status, reason)
 
     def _open(self) -> None:
+        before: dict[str, JSON] = dict(self.postconditions.before)
         # Nothing may come between the gate and this, no pause and no question: not through the queue of the loop's tick.
         self.runtime.ledger.commit(
             SessionOpened(
@@ -148,7 +151,7 @@ class Session:
                 resumes=self.slot.resumes,
                 escalation=self.escalation.escalation if self.escalation else None,
                 dry_run=self.dry_run or None,
-                payload={"instruction": self.task.instruction},
+                payload={"instruction": self.task.instruction, **({"unchanged": before} if before else {})},
             )
         )
 
@@ -158,7 +161,7 @@ class Session:
         before = recorded_steps(self.runtime.ledger.reader, self.earlier)
         recorded = {taken.proposal.key: taken for taken in before if taken.proposal.key is not None}
         for taken in before:
-            self._watch(taken)
+            self.guard.saw(taken)
         while True:
             self._check_bounds()
             view = self._view(context, before, recorded)
@@ -267,11 +270,7 @@ class Session:
             taken = await self._settled(taken)
         self.rejected, self.rejections = None, 0
         self.taken.append(taken)
-        self._watch(taken)
-
-    def _watch(self, taken: Taken) -> None:
-        tool = self.runtime.tools.get(taken.proposal.tool)
-        self.guard.saw(taken, reads=tool is not None and tool.spec.effect == "read")
+        self.guard.saw(taken)
 
     async def _settle_earlier(self) -> None:
         """Settle what the session that this one goes on from left unknown."""

@@ -372,7 +372,7 @@ class Steps:
             return await carry_out_check(checking, tool, args, f"verify {prepared.spec.name}")
 
         async def there(tool: str) -> list[str]:
-            return await effects_gone(self.runtime, self.task, self.session, tool)
+            return await effects_gone(self.runtime, self.task, [self.session], tool)
 
         variables: dict[str, JSON] = {"args": dict(prepared.args), "result": value}
         checks = Checks(config=self.runtime.config, variables=variables, act=act, there=there)
@@ -415,4 +415,5 @@ def _taken(
         result=result,
         error=error,
         digest=prepared.digest,
+        effect=prepared.effect or prepared.spec.effect,
     )

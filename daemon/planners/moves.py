@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from perdure.daemon.tools.model import ToolSpec
-from perdure.state.events import JSON, ActionStatus, Decided
+from perdure.state.events import JSON, ActionStatus, Decided, EffectClass
 
 if TYPE_CHECKING:
     from perdure.daemon.provenance import Said
@@ -74,6 +74,12 @@ class Taken:
     result: JSON = None
     error: str | None = None
     digest: str = ""
+    effect: EffectClass | None = None  # None: it became no action
+
+    @property
+    def changed(self) -> bool:
+        """Whether it did something other than look."""
+        return self.status == "succeeded" and self.effect != "read"
 
     @classmethod
     def refused(cls, step: int, proposal: Proposal, why: str) -> Taken:

@@ -43,7 +43,8 @@ class SlotClosed(Draft):
 @dataclass(slots=True, kw_only=True, eq=False)
 class SessionOpened(Draft):
     """A bounded run begins. `bounds` are what this session may still use; `resumes` is the parked session it goes on from
-    and `escalation` the answered question. The payload is the instruction's text."""
+    and `escalation` the answered question. The payload is `{"instruction": …}`, and under `"unchanged"` the digests of the
+    files that the task's postconditions forbid to change."""
 
     type: ClassVar[str] = "session.opened"
     session: str

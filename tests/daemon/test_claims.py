@@ -12,11 +12,15 @@ from perdure.daemon.planners.moves import Finish, Proposal, Taken
 
 def step(tool: str, args: dict, result: object = None, status: str = "succeeded") -> Taken:
     proposal = Proposal(tool=tool, args=args, provenance={}, confidence=1.0)
-    return Taken(step=1, proposal=proposal, action="A", decision="auto", reason="", status=status, result=result)
+    effect = "idempotent" if tool == "write_file" else "read"
+    return Taken(
+        step=1, proposal=proposal, action="A", decision="auto", reason="", status=status, result=result, effect=effect
+    )
 
 
 WROTE = step("write_file", {"path": "reports/today.md", "text": "all well"}, {"path": "reports/today.md"})
 READ = step("read_file", {"path": "inbox/one.log"}, {"text": "a line"})
+LOOKED = step("stat_file", {"path": "reports/total.md"}, {"path": "reports/total.md", "bytes": 7})  # an operator's own
 FAILED = step("write_file", {"path": "reports/late.md", "text": ""}, status="failed")
 
 
@@ -32,7 +36,7 @@ FAILED = step("write_file", {"path": "reports/late.md", "text": ""}, status="fai
     ],
 )
 def test_claims_that_no_outcome_bears_out_are_found(says: str) -> None:
-    assert false_claim(says, [READ, WROTE, FAILED]) is not None
+    assert false_claim(says, [READ, LOOKED, WROTE, FAILED]) is not None
 
 
 @pytest.mark.parametrize("says", ["I have written the report.", "The message has been sent.", "We saved everything."])

@@ -34,14 +34,17 @@ def step(
 ) -> Taken:
     proposal = Proposal(tool=tool, args=args, provenance={}, confidence=1.0, says=says)
     status = "succeeded" if decision == "auto" else None
-    return Taken(step=1, proposal=proposal, action="A", decision=decision, reason="", status=status, result=result)
+    effect = "read" if tool == "read_file" else "once"
+    return Taken(
+        step=1, proposal=proposal, action="A", decision=decision, reason="", status=status, result=result, effect=effect
+    )
 
 
 def guarded(*steps: Taken, planned: bool = False) -> str | None:
     guard = LoopGuard(planned=planned)
     found = None
     for taken in steps:
-        guard.saw(taken, reads=taken.proposal.tool == "read_file")
+        guard.saw(taken)
         found = found or guard.loop()
     return found
 
@@ -64,9 +67,13 @@ def test_looking_without_learning_anything() -> None:
 
 
 def test_a_file_that_is_written_to_and_fro() -> None:
-    to_and_fro = [step("write_file", path="a.md", text=text, result={"n": n}) for n, text in enumerate("abcabc")]
-    assert "earlier content" in (guarded(*to_and_fro) or "")
-    onwards = [step("write_file", path="a.md", text="x" * n, result={"n": n}) for n in range(20)]
+    def wrote(text: str, path: str = "a.md") -> Taken:
+        return step("write_file", path=path, text=text, result={"path": "a.md", "sha256": text, "replaced": True})
+
+    assert "earlier content" in (guarded(*map(wrote, "abcabc")) or "")
+    names = ["a.md", "./a.md", "b/../a.md"] * 2
+    assert "a.md was given back" in (guarded(*map(wrote, "abcabc", names)) or "")
+    onwards = [wrote("x" * n) for n in range(20)]
     assert guarded(*onwards) is None
 
 

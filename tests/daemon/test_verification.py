@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.daemon.stage import CONFIG, POLICY, Stage, events
 
+from perdure.daemon import operations
 from perdure.daemon.workspace import load_workspace
 from perdure.errors import Problems
 from perdure.state import projections
@@ -196,6 +197,29 @@ async def test_a_servers_status_and_body_are_looked_at(
         assert ending.status == ("succeeded" if says is None else "failed"), ending.reason
         assert says is None or says in ending.reason
     assert web.asked == ["/state"]
+
+
+@pytest.mark.parametrize("condition", ["unchanged: reports/log.md", "effects: [append_file]"])
+async def test_what_was_done_before_a_question_counts_at_the_end(stage: Stage, condition: str) -> None:
+    stage.write("reports/log.md", "as it was\n")
+    steps = """
+  - {do: append_file, args: {path: reports/log.md, text: one}}
+  - {do: move_file, args: {from: a.txt, to: b.txt}}
+"""
+    stage.write("a.txt", "a")
+    report(stage, condition, steps=steps, tools="append_file, move_file")
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "parked"
+    if "effects" in condition:
+        stage.write("reports/log.md", "gone")
+    async with stage.runtime() as runtime:
+        (question,) = projections.escalations(runtime.ledger.reader)
+        operations.answer(
+            runtime.ledger, runtime.identifiers, runtime.now(), 1000, escalation=question.escalation, answer="approve"
+        )
+        (ending,) = await stage.run_open_slots(runtime)
+        assert (stage.directory / "b.txt").exists()
+        assert ending.status == "failed", ending.reason
 
 
 async def test_an_effect_that_is_gone_at_the_end_fails_the_session(stage: Stage) -> None:
