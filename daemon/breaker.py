@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from perdure.daemon.budget import PASSES_A_CAP
 from perdure.daemon.questions import tell
+from perdure.daemon.resumption import carried_on, chain
 from perdure.state import projections
 from perdure.state.canonical import digest
 from perdure.state.events import JSON, RESUME_TASK, AlarmRaised, EscalationOpened, Paused
@@ -24,6 +25,7 @@ SESSIONS_READ_MAX: Final = 60
 STEPS_SHOWN_MAX: Final = 6
 REASON_CHARACTERS: Final = 300
 ASKED_FOR_US: Final = 7 * 86_400_000_000  # how long the question stands; unanswered, the task stays stopped
+_ENDED_ELSEWHERE: Final = (None, "parked", "interrupted")  # what goes on from it says how the work ended
 _CHANGING = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{26}\b|\b[0-9a-f]{12,64}\b|\d+")
 
 
@@ -74,7 +76,7 @@ def same_failures(reader: LedgerReader, task: str) -> list[SessionRow]:
     for row in projections.sessions(reader, task=task, limit=SESSIONS_READ_MAX):
         if row.seq_opened <= since:
             break
-        if row.dry_run or row.slot in slots or row.status is None or _capped(row):
+        if row.dry_run or row.slot in slots or row.status in _ENDED_ELSEWHERE or _capped(row):
             continue
         if row.status not in ("failed", "limited") or (found and shape(row.reason) != shape(found[0].reason)):
             break
@@ -94,7 +96,8 @@ def shape(reason: str | None) -> str:
 
 
 def _tried(reader: LedgerReader, row: SessionRow) -> JSON:
-    actions = projections.actions(reader, session=row.session)
+    carried = [*carried_on(reader, chain(reader, row.resumes), row.slot), row]
+    actions = [action for session in carried for action in projections.actions(reader, session=session.session)]
     steps: list[JSON] = [
         {"step": action.step, "tool": action.tool, "ended": action.status or action.state}
         for action in actions[-STEPS_SHOWN_MAX:]

@@ -324,6 +324,23 @@ async def test_a_success_or_another_failure_between_them_starts_the_count_anew(s
         assert projections.paused(runtime.ledger.reader, "clean") is None
 
 
+async def test_questions_between_them_do_not_hide_that_all_fail_in_the_same_way(stage: Stage) -> None:
+    stage.write("policies/policy.yaml", ASKS)
+    stage.playbook("clean", "\n  - {do: write_file, args: {path: asked/x.md, text: x}}" + FAILING, tools="write_file")
+    for number in range(3):
+        async with stage.runtime() as runtime:
+            assert (await stage.run(runtime, "clean")).status == "parked"
+            (question,) = projections.escalations(runtime.ledger.reader)
+            answered(runtime, question.escalation, "approve")
+            (ending,) = await stage.run_open_slots(runtime)
+            assert ending.status == "failed"
+            assert (projections.paused(runtime.ledger.reader, "clean") is not None) == (number == 2)
+            if number == 2:
+                (asked,) = projections.escalations(runtime.ledger.reader)
+                tried = runtime.ledger.reader.payload(asked.seq)["question"]["tried"]
+                assert [step["ended"] for step in tried[0]["steps"]] == ["succeeded", "denied"]
+
+
 async def test_tries_of_one_slot_are_one_failure(stage: Stage, monkeypatch) -> None:
     monkeypatch.setattr(slot_runner, "BACKOFF_SECONDS", 0.0)
     stage.playbook("clean", FAILING, tools="write_file", extra="retries: 3\n")
