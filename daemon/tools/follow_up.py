@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS, iso
 from perdure.daemon.quantities import duration_seconds
+from perdure.daemon.resumption import chain
 from perdure.daemon.scheduler import free, opened
 from perdure.daemon.tools import schemas
 from perdure.daemon.tools.digests import prepare
@@ -69,7 +70,8 @@ class FollowUp:
         limits = self.config.limits
         siblings = [
             row
-            for row in projections.actions(reader, session=call.session)
+            for session in chain(reader, call.session)  # a question in between brings no further share
+            for row in projections.actions(reader, session=session.session)
             if row.tool == self.spec.name and row.status == "succeeded"
         ]
         if len(siblings) >= limits.follow_ups:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.daemon.stage import POLICY, Stage, events
 
+from perdure.daemon import operations
 from perdure.daemon.slot_runner import SlotRunner
 from perdure.state import projections
 
@@ -53,6 +54,24 @@ async def test_one_session_opens_no_more_than_its_share(stage: Stage) -> None:
         assert len(projections.slots(runtime.ledger.reader, task="chain", open_only=True)) == 3
         statuses = [event.body["status"] for event in events(runtime, "action.ended")]
         assert statuses == ["succeeded"] * 3 + ["failed"] * 2
+
+
+async def test_a_question_in_between_brings_no_further_share(stage: Stage) -> None:
+    opening = "\n  - {do: follow_up, for_each: '${[1, 2, 3]}', args: {task: chain, after: '${string(item)}h'}, on_error: continue}"
+    asking = "\n  - {do: delete_file, args: {path: a.txt}}"
+    stage.write("a.txt", "a")
+    stage.playbook("chain", CHAIN, tools="follow_up")
+    again = opening.replace("string(item)", "string(item + 3)")
+    stage.playbook("many", f"{opening}{asking}{again}\n", tools="follow_up, delete_file")
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "many")).status == "parked"
+        (question,) = projections.escalations(runtime.ledger.reader)
+        operations.answer(
+            runtime.ledger, runtime.identifiers, runtime.now(), 1000, escalation=question.escalation, answer="approve"
+        )
+        await stage.run_open_slots(runtime)
+        assert not (stage.directory / "a.txt").exists()
+        assert len(projections.slots(runtime.ledger.reader, task="chain", open_only=True)) == 3
 
 
 @pytest.mark.parametrize(("task", "status"), [("other", "parked"), ("nobody", "failed")])
