@@ -156,7 +156,7 @@ def test_sessions_with_a_real_weak_model_stay_within_every_bound(planner):
                         )
                     )
         assert 0 < budget.tokens_used <= task.bounds.tokens
-        assert asked.factor == before  # nothing had to be learned
+        assert asked.factor >= before  # strange words of its own may teach it a higher one: every reservation held
 
 
 @needs_server
