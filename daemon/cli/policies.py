@@ -257,8 +257,8 @@ def _print(
         invocation.say(("  cannot be told: ", "ask"), unknown)
     invocation.say()
     table = Table.grid(padding=(0, 2))
-    for column in range(5):
-        table.add_column(overflow="fold", no_wrap=column < 2)  # the verdict and what it decides stay whole, however narrow
+    for column in range(5):  # the verdict and what it decides stay whole, however narrow
+        table.add_column(overflow="fold", no_wrap=column < 2)
     for rule in rules:
         sign, style = VERDICT.get(rule.verdict, ("·", ""))
         asks, asks_style = DECISION.get(rule.decide, (rule.decide, ""))
