@@ -13,7 +13,7 @@ from perdure.daemon.checks import Checks, Failed, Found
 from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.daemon.proofs import Postcondition, Provable, Unchanged
 from perdure.daemon.resumption import recorded_proposal
-from perdure.daemon.standing import Proof, keep_copy, last_touch
+from perdure.daemon.standing import Proof, keep_copy, last_touch, wrote_unseen
 from perdure.daemon.steps import Parked, Rejected, memory_scope
 from perdure.daemon.tools.model import Call, ToolRefused
 from perdure.state import projections
@@ -105,8 +105,11 @@ class Postconditions:
                 resolved["schema"] = condition.model_dump(mode="json", by_alias=True)["schema"]
             payload["resolved"] = resolved
             name = digest({condition.kind: resolved})
-            keep_until = self._runtime.now() + int(condition.keep * 1_000_000)
-            self._keep(found, looking)
+            if self._strayed(name, found):
+                name = ""  # not proven anew, but looked at once more with what earlier sessions proved
+            else:
+                keep_until = self._runtime.now() + int(condition.keep * 1_000_000)
+                self._keep(found, looking)
         draft = PostconditionChecked(
             session=self._session,
             task=self._task.name,
@@ -120,6 +123,14 @@ class Postconditions:
             payload=payload,
         )
         return draft, name
+
+    def _strayed(self, name: str, found: Found) -> bool:
+        """Whether an earlier session proved the condition for other contents, and the task is not known to have changed them."""
+        now, reader = self._runtime.now(), self._runtime.ledger.reader
+        proof = self._runtime.standing.proof(self._task.name, name, now)
+        if proof is None or self._verdict(proof, found)[0] is None:
+            return False
+        return not wrote_unseen(reader, self._task.name, proof.latest)
 
     def _keep(self, found: Found, looking: Checks) -> None:
         if found.path is not None and found.digest is not None:

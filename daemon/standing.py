@@ -67,6 +67,11 @@ class Standing:
                 digest=body.get("digest"),
             )
 
+    def proof(self, task: str, condition: str, now: int) -> Proof | None:
+        """What is held of a condition, where its time is not over."""
+        proof = self._held.get(task, {}).get(condition)
+        return proof if proof is not None and proof.keep_until > now else None
+
     def due(self, task: str, now: int, besides: Iterable[str] = ()) -> list[Proof]:
         """What a session of the task looks at again, `besides` those conditions that it has just checked; what is known to be
         broken comes last."""
@@ -111,6 +116,18 @@ def last_touch(reader: LedgerReader, path: str, after: int) -> Touch | None:
         if any(end.body["status"] in ended for end in reader.events(action=action, types=("action.ended",))):
             return Touch(action, event.body["task"], event.body["tool"])
     return None
+
+
+def wrote_unseen(reader: LedgerReader, task: str, after: int) -> bool:
+    """Whether the task did something after event `after` of which the ledger does not say which files it wrote."""
+    for event in reader.events(after=after, types=("action.intended",), task=task, limit=TOUCHED_EVENTS_MAX):
+        if event.body["effect"] == "read":
+            continue
+        (proposed,) = reader.events(action=event.body["action"], types=("action.proposed",))
+        payload = reader.payload(proposed.seq)
+        if not (isinstance(payload, dict) and payload.get("paths")):
+            return True
+    return False
 
 
 def keep_copy(state_dir: Path, content: bytes, digest: str, still_needed: set[str]) -> None:

@@ -349,6 +349,42 @@ async def test_the_action_of_another_task_that_broke_it_is_named_with_the_way_ba
         assert f"perdure undo {spoiled.action}" in text
 
 
+@pytest.mark.parametrize("writer", ["nobody", "write_file", "jot"])
+async def test_a_file_that_every_session_proves_is_not_proven_anew_where_somebody_else_changed_it(
+    stage: Stage, writer: str
+) -> None:
+    jot = '[tools.jot]\ncommand = ["/bin/sh", "-c", "echo all well, jotted > reports/all.md"]\nwrite = ["reports"]\n'
+    stage.write("perdure.toml", CONFIG + jot)
+    stage.write("policies/policy.yaml", POLICY + "  - {name: jotting, tools: [jot], decide: auto}\n")
+    stage.write("reports/all.md", "all well\n")
+    reading = "\n  - {do: read_file, args: {path: reports/all.md}}\n"
+    own = {
+        "nobody": "",
+        "jot": "  - {do: jot}\n",
+        "write_file": "  - {do: write_file, args: {path: reports/all.md, text: well}}\n",
+    }
+    kept = "{file_contains: {path: reports/all.md, text: well}, keep: 90d}"
+    tools = "read_file, write_file, jot"
+    report(stage, kept, steps=reading, tools=tools)
+    async with stage.runtime() as runtime:
+        assert (await stage.run(runtime, "report")).status == "succeeded"
+    if writer == "nobody":
+        stage.write("reports/all.md", "all well, says who broke it\n")
+    report(stage, kept, steps=reading + own[writer], tools=tools)
+    for _ in range(2):
+        stage.clock.forward(20 * DAY)
+        async with stage.runtime() as runtime:
+            assert (await stage.run(runtime, "report")).status == "succeeded"
+            assert len(broken(runtime)) == (1 if writer == "nobody" else 0)
+    if writer == "nobody":
+        async with stage.runtime() as runtime:
+            words = broken(runtime)[0].split("cp ")[1].split(" ")
+            assert Path(words[0]).read_text() == "all well\n"
+            Path(words[1]).write_bytes(Path(words[0]).read_bytes())
+            await stage.run(runtime, "report")
+            assert events(runtime, "postcondition.checked")[-1].body["condition"]  # proven anew
+
+
 async def test_a_newer_version_by_the_same_task_is_no_alarm_and_what_is_past_its_time_is_left_alone(
     stage: Stage,
 ) -> None:
