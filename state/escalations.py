@@ -81,7 +81,7 @@ def escalation_to_join(reader: LedgerReader, task: str, digest: str, now: int) -
     is still to act on. Asked again, a person's two approvals would run the action twice."""
     sql = (
         f"SELECT e.* FROM escalations e WHERE e.task = ? AND e.digest = ? AND {_PENDING} AND (e.state = 'open'"  # noqa: S608 - a constant
-        " OR (e.valid_until > ? AND EXISTS (SELECT 1 FROM slots WHERE outcome IS NULL AND cause = e.escalation)))"
+        " OR (e.valid_until > ? AND EXISTS (SELECT 1 FROM slots WHERE outcome IS NULL AND cause = e.escalation))) ORDER BY e.seq"
     )
     return next((_row(row) for row in reader.rows(sql, task, digest, now)), None)
 
