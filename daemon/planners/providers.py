@@ -144,6 +144,8 @@ async def _ask_once(
         return Outcome(failed="failed", detail=_words(error), unprocessed=refused), 0.0 if refused else None
     except TimeoutError as error:
         return Outcome(failed="timeout", detail=_words(error)), None
+    except IndexError:  # pydantic-ai takes the first choice unseen
+        return Outcome(failed="failed", detail="the answer holds no choices: neither a tool call nor text"), None
     except Exception as error:  # noqa: BLE001  # a hostile answer breaks clients in ways of its own; none may end the daemon
         return Outcome(failed="failed", detail=_words(error)), None
     return _outcome(response, formed=config.provider == "local"), None

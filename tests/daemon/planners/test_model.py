@@ -228,6 +228,13 @@ def test_broken_providers_fail_and_are_charged_in_full(server, planner, view, an
     assert len(server.asked) == 1  # nothing that may have been charged is tried again
 
 
+def test_an_answer_without_choices_is_told_as_that(server, planner, view):
+    server.script = [scripted.message(choices=[])]
+    reply = _ask(planner(), view())
+    assert reply.failed == "failed"
+    assert "the answer holds no choices" in reply.move.detail
+
+
 def test_too_late_is_a_timeout_charged_in_full(server, planner, view):
     server.script = [scripted.silence]
     reply = _ask(planner(), view(), seconds=0.3)
