@@ -158,7 +158,7 @@ def _print_question(invocation: Invocation, part: Part) -> None:
     confidence = asked.get("confidence")
     if isinstance(confidence, float) and confidence < 1.0:
         stated = f", it says {asked['stated']:.2f} itself" if isinstance(asked.get("stated"), float) else ""
-        rows.add_row("confidence", line(f"{confidence:.2f} by its record", (stated, "faint")))
+        rows.add_row("confidence", line(f"{confidence:.2f} calibrated", (stated, "faint")))
     if unverified := asked.get("unverified"):
         steps = ", ".join(one_line(str(step)) for step in unverified)
         rows.add_row("unverified", line((f"{steps}; together {asked.get('session_confidence', 0):.2f}", "warn")))

@@ -37,7 +37,8 @@ def calibration(invocation: Invocation, task: str | None, tool: str | None) -> N
         "calibrated": _figures(observed, lambda one: one.confidence),
         "stated": _figures(observed, lambda one: one.stated),
     }
-    groups = _groups(observed)
+    cold_below = _cold_below(invocation)
+    groups = _groups(observed, cold_below)
     if invocation.as_json:
         invocation.emit("calibration", {"task": task, "tool": tool, **parts, "groups": groups})
         return
@@ -46,7 +47,15 @@ def calibration(invocation: Invocation, task: str | None, tool: str | None) -> N
         return
     for name, figures in parts.items():
         _show(invocation, name, figures)
-    _show_groups(invocation, groups)
+    _show_groups(invocation, groups, cold_below)
+
+
+def _cold_below(invocation: Invocation) -> int:
+    from perdure.daemon.confidence import COLD_BELOW
+
+    section = invocation.settings.get("confidence")
+    value = section.get("cold_below") if isinstance(section, dict) else None
+    return value if isinstance(value, int) else COLD_BELOW
 
 
 def _observed(invocation: Invocation) -> list[Observed]:
@@ -66,7 +75,7 @@ def _figures(observed: Sequence[Observed], number: Callable[[Observed], float]) 
     return asdict(reliability([number(one) for one in observed], [one.outcome for one in observed]))
 
 
-def _groups(observed: Sequence[Observed]) -> list[dict[str, Any]]:
+def _groups(observed: Sequence[Observed], cold_below: int) -> list[dict[str, Any]]:
     found: dict[tuple[str, str, str], list[Observed]] = {}
     for one in observed:
         found.setdefault((one.model, one.tool, one.task), []).append(one)
@@ -76,6 +85,7 @@ def _groups(observed: Sequence[Observed]) -> list[dict[str, Any]]:
             "tool": tool,
             "task": task,
             "count": len(ones),
+            "cold": len(ones) < cold_below,
             "stated": sum(one.stated for one in ones) / len(ones),
             "calibrated": sum(one.confidence for one in ones) / len(ones),
             "right": sum(one.outcome for one in ones) / len(ones),
@@ -100,11 +110,12 @@ def _show(invocation: Invocation, name: str, figures: Mapping[str, Any] | None) 
     invocation.say()
 
 
-def _show_groups(invocation: Invocation, groups: Sequence[Mapping[str, Any]]) -> None:
+def _show_groups(invocation: Invocation, groups: Sequence[Mapping[str, Any]], cold_below: int) -> None:
     for one in groups:
         words = line(
             (f"{one['task']} ", "name"),
             f"{one['tool']} ({one['model']}): stated {one['stated']:.2f}, calibrated {one['calibrated']:.2f}, ",
             f"right {one['right']:.2f}, {one['count']} outcomes",
+            (f" (a cold start: fewer than {cold_below})" if one["cold"] else "", "warn"),
         )
         invocation.out.print(words)

@@ -32,9 +32,12 @@ async def test_the_report_counts_what_was_verified(tmp_path: Path) -> None:
     assert "Brier score" in told
     assert "a perfect scorer shows" in told
     assert "n 6" in told
+    assert "6 outcomes (a cold start: fewer than 20)" in " ".join(told.split())
     held = json.loads(asked(stage, "--json"))
     assert held["format"] == "perdure/calibration/1"
     assert held["calibrated"]["count"] == 6
-    assert held["groups"][0]["right"] == 1.0
+    assert (held["groups"][0]["right"], held["groups"][0]["cold"]) == (1.0, True)
+    stage.write("perdure.toml", CONFIG + TOOLS + "\n[confidence]\ncold_below = 6\n")
+    assert "cold start" not in asked(stage)
     stage.write("tasks/other.md", TASK.replace("name: report", "name: other"))
     assert json.loads(asked(stage, "--task", "other", "--json"))["calibrated"] is None
