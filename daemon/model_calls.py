@@ -99,7 +99,6 @@ class ModelCalls:
         call, drafts = self._reserved(None, request, "summarise")
         await self._runtime.ledger.write(*self.flush(), *drafts)
         reply = await self._settled(call, await ask(max(1.0, SUMMARIES_SHARE * self._seconds_left())))
-        await self._runtime.ledger.write(*self.flush())
         return call.call, reply
 
     async def vote(
@@ -229,8 +228,10 @@ class ModelCalls:
             )
         )
         self._reconcile(call, reply)
-        await self._warn()
         self.waiting += self._runtime.circuits.changes()
+        # At once: what was not used is free for other sessions from here on, and a crash must not charge it in full then.
+        await self._runtime.ledger.write(*self.flush())
+        await self._warn()
         return reply
 
     async def _warn(self) -> None:
