@@ -162,11 +162,16 @@ def perform(
     `on_event` then sees what is written."""
     from perdure.daemon.config import load_config
     from perdure.daemon.service import operate_alone
+    from perdure.state.ownership import holder
 
     config = load_config(workspace)
     try:
         return ask(config.state_dir, operation, params)
-    except NoDaemon:
+    except NoDaemon as error:
+        if (pid := holder(config.state_dir)) is not None:
+            cause = f"process {pid} owns this workspace and takes no requests"
+            hint = "It starts or stops, or another command is at work: repeat this in a moment, or ask `perdure doctor`"
+            raise PerdureError("do", operation, cause, hint) from error
         return asyncio.run(operate_alone(workspace, operation, params, on_event=on_event))
 
 

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What is known of the daemon: its pid (None: none runs), since when, and its own words where it answered."""
+    """What is known of the daemon: the pid of the workspace's owner (None: nobody is at work), since when it is a daemon (None:
+    another command, or one that is not on record yet), its own words where it answered, and whether it hangs."""
 
     pid: int | None
     since: int | None
     problems: dict[str, str]
+    answers: bool = False
     stopping: bool = False
     silent: bool = False
 
@@ -111,7 +113,7 @@ def _overview_json(seen: Overview, now: int) -> dict[str, Any]:
             "pid": daemon.pid,
             "since": None if daemon.since is None else iso(daemon.since),
             "stopping": daemon.stopping,
-            "answers": not daemon.silent,
+            "answers": daemon.answers,
         },
         "stop_file": seen.stop_file,
         "memory_stopped": seen.memory,
@@ -163,9 +165,9 @@ def find_daemon(invocation: Invocation, reader: LedgerReader) -> Daemon:
         facts = ask(invocation.state_dir, "status", {})
     except Silent:
         return Daemon(pid, since, broken_edits(reader), silent=True)
-    except PerdureError:  # starting, stopping, or somebody else's: what the ledger says must do
+    except PerdureError:  # starting, stopping, another command, or somebody else's: what the ledger says must do
         return Daemon(pid, since, broken_edits(reader))
-    return Daemon(pid, since, dict(facts["problems"]), bool(facts["stopping"]))
+    return Daemon(pid, since, dict(facts["problems"]), answers=True, stopping=bool(facts["stopping"]))
 
 
 def broken_edits(reader: LedgerReader) -> dict[str, str]:
@@ -220,6 +222,10 @@ def _print_daemon(invocation: Invocation, seen: Overview) -> None:
     if daemon.silent:
         hint = (f"{invocation.command} doctor", "command")
         invocation.say(("● does not answer", "bad"), f" pid {daemon.pid}{up}", where, "; ", hint, " says what to do")
+        return
+    if not daemon.answers:
+        what = "starting or stopping" if daemon.since is not None else "busy: a command is at work, or a daemon starts"
+        invocation.say((f"◌ {what}", "warn"), f" pid {daemon.pid}{up}", where)
         return
     invocation.say(("● running", "good"), f" pid {daemon.pid}{up}", where)
 

@@ -42,7 +42,7 @@ class Daemon:
                 [sys.executable, "-m", "perdure.daemon.cli", "run", *arguments],
                 cwd=self.stage.directory, stdout=log, stderr=log, env=environment(self.stage),
             )  # fmt: skip
-        await self.until(lambda: self.ask("status")["daemon"]["running"])
+        await self.until(lambda: self.ask("status")["daemon"]["answers"])
 
     def ask(self, *arguments: str, check: bool = True) -> Any:
         """The JSON answer of a command on this workspace."""

@@ -65,6 +65,18 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for(parked, monkeypatch):
         assert "perdure doctor" in result.stderr
 
 
+def test_an_owner_that_does_not_listen_yet_is_not_said_to_answer(parked):
+    with Owner.acquire(parked.state):
+        told = parked.json("status")["daemon"]
+        assert told["pid"] == os.getpid()
+        assert told["running"]
+        assert not told["answers"]
+        assert "busy" in parked.text("status")
+        result = parked.call("pause", "log-triage", "--reason", "x")
+        assert result.exit_code == 1
+        assert f"process {os.getpid()} owns this workspace and takes no requests" in result.stderr
+
+
 def beat(sound, seconds_ago):
     (sound.state / "heartbeat").write_text(f"{os.getpid()} {time.monotonic_ns() - seconds_ago * 10**9}\n")
 
