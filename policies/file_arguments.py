@@ -198,6 +198,9 @@ class _Words:
         ):
             if option.startswith(f"--{given}"):  # an abbreviation may be any of them
                 self._seen(option)
+        if not equals and self.at < len(self.words) and any(name.startswith(given) for name in self.takes.long_files):
+            self.named.files.append((self.words[self.at], False))
+            self.at += 1
         # without `=` the value may be the next word, or there may be none: that word then counts as an operand
         if equals and not any(name.startswith(given) for name in self.takes.long_values):
             self.named.files += [(each, self.below) for each in _candidates(literal(value))]

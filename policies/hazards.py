@@ -68,7 +68,7 @@ HAZARDS: Mapping[str, Hazards] = {
     "unzip": Hazards(operands_max=-1),
     "rg": Hazards(
         "z",
-        ("pre", "pre-glob", "hostname-bin", "search-zip"),
+        ("pre", "pre-glob", "hostname-bin", "search-zip", "ignore-file"),  # what it cannot read there it prints
     ),
     "ag": Hazards("", ("pager",)),
     "ack": Hazards("", ("pager", "ackrc", "output")),
@@ -144,6 +144,7 @@ HAZARDS: Mapping[str, Hazards] = {
             "exec",
             "contents",
             "show-signature",
+            "help",  # starts `man`, or what the configuration names
         ),
     ),
     "docker": Hazards("H", ("host", "config", "context", "tlscacert", "tlscert", "tlskey")),
@@ -162,7 +163,12 @@ HAZARDS: Mapping[str, Hazards] = {
     "lsof": Hazards("D"),
     "pidstat": Hazards("e"),
     "lastlog": Hazards("CSR", ("clear", "set", "root")),
-    "rpm": Hazards("ED", ("pipe", "eval", "define", "undefine", "predefine", "macros", "load", "rcfile")),
+    "pmap": Hazards("nN", ("create-rc", "create-rc-to")),
+    "lspci": Hazards("qQ"),  # asks a name server
+    "rpm": Hazards(
+        "EDr",
+        ("pipe", "eval", "define", "undefine", "predefine", "macros", "load", "rcfile", "root", "dbpath", "specfile"),
+    ),
     **dict.fromkeys(("apt", "apt-cache", "apt-get"), Hazards("oc", ("option", "config-file"))),
     **dict.fromkeys(
         (

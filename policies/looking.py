@@ -1,4 +1,4 @@
-"""Programs of which some forms only look, told word by word: kubectl, tar, docker inspect, ps, mkdir.
+"""Programs of which some forms only look, told word by word: kubectl, tar, docker inspect, systemctl show, ps, mkdir.
 
 Each answers with why it is not certain that these words only look; None where it is."""
 
@@ -147,6 +147,13 @@ def docker(words: Sequence[Word]) -> str | None:
     return None
 
 
+def git(words: Sequence[Word]) -> str | None:
+    """The placeholders `%G…` of a format have signatures checked, by the program that the repository's configuration names."""
+    if any("%G" in (word.text if word.text is not None else word.prefix) for word in words):
+        return "git with a format that runs what checks signatures"
+    return None
+
+
 _PS_VALUE = re.compile(
     r"-.*[oOkUpCtGgqnsN]|--(?:format|sort|user|User|group|Group|pid|ppid|sid|tty|quick-pid|cols|rows|lines)", re.DOTALL
 )
@@ -184,6 +191,33 @@ def mkdir(words: Sequence[Word]) -> str | None:
     return None
 
 
+_NO_SECRETS = re.compile(
+    r"(?!\w*(?:Environment|Credential))[A-Za-z]\w*(?:,(?!\w*(?:Environment|Credential))[A-Za-z]\w*)*"
+)
+
+
+def systemctl(words: Sequence[Word]) -> str | None:
+    """What `systemctl show` shows of a unit includes its environment, where passwords lie, unless properties are named."""
+    texts = [word.text for word in words]
+    if next((word.text for word in words if not word.may_be_option), "") != "show":
+        return None
+    named: list[str | None] = []
+    for at, text in enumerate(texts):
+        if text is None:
+            return "systemctl show with what the shell expands"
+        option, equals, value = text.partition("=") if text.startswith("--") else (text, "", "")
+        short = re.fullmatch(r"-[A-Za-z]*?[pP](.*)", text, re.DOTALL)
+        if short or (len(option) > 2 and "--property".startswith(option)):
+            value = short[1] if short else value
+            named.append(value if value or equals else texts[at + 1] if at + 1 < len(texts) else None)
+    if not named:
+        return "systemctl show shows the environment, where passwords lie; -p names what is wanted"
+    if not all(_NO_SECRETS.fullmatch(each or "") for each in named):
+        return "systemctl show of properties that may hold passwords"
+    return None
+
+
 FORMS: Mapping[str, Callable[[Sequence[Word]], str | None]] = {
     "kubectl": kubectl, "tar": tar, "docker": docker, "podman": docker, "ps": ps, "mkdir": mkdir,
+    "systemctl": systemctl, "git": git,
 }  # fmt: skip

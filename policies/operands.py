@@ -13,13 +13,14 @@ class Takes:
     """The words that a program takes.
 
     `values`, `long_values`: options whose value is never a file; `attached`: those whose value never is the next word; `files`:
-    letters whose value is a file; `lists`: options by which it finds files that no word names; `lead`: operands before the first
-    file, which are not there beside one of the options `led`; `below`: options (True: without any) with which it goes below
-    directories; `default`: what it looks at when no word says."""
+    letters whose value is a file; `long_files`: names of options whose value, the next word, is one; `lists`: options by which it
+    finds files that no word names; `lead`: operands before the first file, which are not there beside one of the options `led`;
+    `below`: options (True: without any) with which it goes below directories; `default`: what it looks at when no word says."""
 
     values: str = ""
     long_values: tuple[str, ...] = ()
     files: str = ""
+    long_files: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     lead: int = 0
     led: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ _GREP = Takes(
     "eABCDdm",
     (*_AROUND, "colour", "include", "exclude", "exclude-dir", "label", "devices", "directories", "binary-files"),
     "f",
+    ("exclude-from",),
     lists=("-R", "--dereference-recursive"),
     lead=1,
     led=("-e", "-f", "--regexp", "--file"),
@@ -43,6 +45,7 @@ _RG = Takes(
     "egtTmABCMjrE",
     (*_AROUND, "glob", "iglob", "type", "type-not", "colors", "replace", "sort", "sortr", "max-depth", "threads"),
     "f",
+    ("ignore-file",),
     lists=("-L", "--follow"),
     lead=1,
     led=("-e", "-f", "--regexp", "--file", "--files"),
@@ -61,7 +64,8 @@ _OWNED = Takes(lead=1, led=("--reference",), below=("-R", "--recursive"))
 AWKS = ("awk", "gawk", "mawk", "nawk", "original-awk")
 
 TAKES: Mapping[str, Takes] = {
-    **dict.fromkeys(("cat", "rev", "cmp", "comm", "zcat", "bzcat", "xzcat", "readlink", "realpath", "lsattr"), Takes()),
+    **dict.fromkeys(("cat", "rev", "cmp", "comm", "zcat", "bzcat", "readlink", "realpath", "lsattr"), Takes()),
+    "xzcat": Takes(lists=("--files", "--files0")),
     **dict.fromkeys(("cd", "pushd", "getfacl", "cksum", "expand", "unexpand", "rmdir", "unlink", "tee"), Takes()),
     **dict.fromkeys(("md5sum", "sha1sum", "sha256sum", "sha512sum", "b2sum"), Takes(lists=("-c", "--check"))),
     **dict.fromkeys(("grep", "egrep", "fgrep", "zgrep"), _GREP),

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from perdure.policies.file_arguments import FILES_MAX
 from perdure.policies.hazards import is_safe_variable
 from perdure.policies.programs import Run
-from perdure.policies.shell_syntax import in_single_brackets, is_odd, join_lines, parser, takes_words_apart
+from perdure.policies.shell_syntax import (
+    LEAVES,
+    TOKENS,
+    TRANSPARENT,
+    in_single_brackets,
+    is_odd,
+    join_lines,
+    parser,
+    takes_words_apart,
+)
 from perdure.policies.words import UNCERTAIN, Word, literal, word_of
 
 if TYPE_CHECKING:
@@ -52,129 +61,6 @@ class Findings:
             known += values
 
 
-# Nodes that only hold others. What is in neither table is unknown.
-_TRANSPARENT = frozenset(
-    [
-        "program",
-        "list",
-        "pipeline",
-        "redirected_statement",
-        "compound_statement",
-        "subshell",
-        "if_statement",
-        "elif_clause",
-        "else_clause",
-        "while_statement",
-        "do_group",
-        "case_statement",
-        "negated_command",
-        "test_command",
-        "variable_assignments",
-        "string",
-        "concatenation",
-        "parenthesized_expression",
-        "process_substitution",
-        "heredoc_body",
-        "array",
-        "command_name",
-    ]
-)
-_LEAVES = frozenset(
-    [
-        "number",
-        "raw_string",
-        "ansi_c_string",
-        "variable_name",
-        "special_variable_name",
-        "file_descriptor",
-        "heredoc_start",
-        "heredoc_end",
-        "test_operator",
-    ]
-)
-_TOKENS = frozenset(
-    [
-        ";",
-        "&",
-        "&&",
-        "||",
-        "|",
-        "|&",
-        "(",
-        ")",
-        "{",
-        "}",
-        "[",
-        "]",
-        "[[",
-        "]]",
-        ";;",
-        ";&",
-        ";;&",
-        "if",
-        "then",
-        "elif",
-        "else",
-        "fi",
-        "while",
-        "until",
-        "do",
-        "done",
-        "for",
-        "select",
-        "in",
-        "case",
-        "esac",
-        "!",
-        '"',
-        "`",
-        "$(",
-        "<(",
-        ">(",
-        "<",
-        ">",
-        ">>",
-        ">|",
-        "&>",
-        "&>>",
-        ">&",
-        "<&",
-        ">&-",
-        "<&-",
-        "<<",
-        "<<-",
-        "<<<",
-        "=",
-        "+=",
-        "==",
-        "!=",
-        "=~",
-        "-a",
-        "-o",
-        "${",
-        "$",
-        ":",
-        ":-",
-        "-",
-        ":+",
-        "+",
-        "#",
-        "##",
-        "%",
-        "%%",
-        "/",
-        "//",
-        "^",
-        "^^",
-        ",",
-        ",,",
-        "$((",
-        "))",
-        "((",
-        ":?",
-        "?",
-    ]
-) | {"\n", " ", ""}
 _WRITING = frozenset({">", ">>", ">|", "&>", "&>>", ">&"})
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
 _ARITHMETIC_SAFE = re.compile(r"[\s0-9+*/%()<>=!&|^~?:,.-]*")
@@ -220,10 +106,10 @@ class ScriptReader:
         handler = _HANDLERS.get(kind)
         if handler is not None:
             handler(self, node, source, depth, nesting)
-        elif kind in _TRANSPARENT:
+        elif kind in TRANSPARENT:
             for child in node.children:
                 self.node(child, source, depth + 1, nesting)
-        elif kind not in _LEAVES and not (not node.is_named and kind in _TOKENS):
+        elif kind not in LEAVES and not (not node.is_named and kind in TOKENS):
             self.doubt(f"{kind.replace('_', ' ')} in a script")
             for child in node.children:
                 self.node(child, source, depth + 1, nesting)
@@ -351,6 +237,20 @@ class ScriptReader:
             self.doubt("arithmetic over what variables hold")
         self.within(node, source, depth, nesting)
 
+    def compound(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
+        """`{ … }`, or `(( … ))`, which is arithmetic."""
+        if node.children[0].type == "((":
+            self.arithmetic(node, source, depth, nesting)
+            return
+        for child in node.children:
+            self.node(child, source, depth + 1, nesting)
+
+    def array(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
+        for child in node.named_children:
+            if source[child.start_byte : child.start_byte + 1] == b"[":
+                self.doubt("arithmetic over what variables hold")  # `a=([x]=y)`: where it goes is arithmetic
+            self.node(child, source, depth + 1, nesting)
+
     def test_expression(self, node: Node, source: bytes, depth: int, nesting: int) -> None:
         operators = [
             source[child.start_byte : child.end_byte].decode("utf-8", "replace")
@@ -442,6 +342,8 @@ _HANDLERS: dict[str, Callable[[ScriptReader, Node, bytes, int, int], None]] = {
     "expansion": ScriptReader.expansion,
     "simple_expansion": ScriptReader.within,
     "arithmetic_expansion": ScriptReader.arithmetic,
+    "compound_statement": ScriptReader.compound,
+    "array": ScriptReader.array,
     "binary_expression": ScriptReader.test_expression,
     "unary_expression": ScriptReader.test_expression,
     "comment": ScriptReader.comment,
