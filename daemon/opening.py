@@ -22,6 +22,7 @@ from perdure.daemon.notifications import Notifier
 from perdure.daemon.planners import build_planner
 from perdure.daemon.recent import Recent
 from perdure.daemon.runtime import Runtime
+from perdure.daemon.scheduler import account_before_change
 from perdure.daemon.secrets import redactor
 from perdure.daemon.standing import Standing
 from perdure.daemon.tasks import Task
@@ -143,7 +144,7 @@ async def open_runtime(owned: OwnedLedger, loaded: LoadedWorkspace) -> AsyncIter
             servers=servers,
             found=found,
         )
-        ledger.commit(*configuration_events(ledger, loaded))
+        ledger.commit(*configuration_events(ledger, loaded, owned.clock.now()))
         runtime.tasks = anchored(ledger, loaded.tasks)
         yield runtime
     finally:
@@ -195,8 +196,9 @@ def open_servers(config: Config, ledger: Ledger, clock: Clock) -> Servers:
     return Servers(config, ledger, clock)
 
 
-def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]:
-    """Events for what differs from the configuration that the ledger last saw in force."""
+def configuration_events(ledger: Ledger, loaded: LoadedWorkspace, now: int) -> list[Draft]:
+    """Events for what differs from the configuration that the ledger last saw in force; before them, those for what schedules
+    that are in force no longer made due."""
     held = projections.configuration(ledger.reader)
     drafts: list[Draft] = []
     now_in_force = {
@@ -209,6 +211,8 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
     known = {row.task: row for row in projections.tasks(ledger.reader) if row.removed_at is None}
     for task in loaded.tasks.values():
         row = known.pop(task.name, None)
+        if row is not None:
+            drafts += account_before_change(ledger.reader, row, task, now)
         if row is None or row.digest != task.digest or row.timezone != task.timezone:
             drafts.append(
                 TaskLoaded(
@@ -219,7 +223,8 @@ def configuration_events(ledger: Ledger, loaded: LoadedWorkspace) -> list[Draft]
                     payload={"text": task.text},
                 )
             )
-    drafts += [TaskRemoved(task=name) for name in known]
+    for row in known.values():
+        drafts += [*account_before_change(ledger.reader, row, None, now), TaskRemoved(task=row.task)]
     return drafts
 
 

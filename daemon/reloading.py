@@ -171,9 +171,9 @@ class Reloader:
         else:
             runtime.last_problems.pop("config", None)
         self._timer.account()  # what was due under the old schedules, before the new ones come into force
-        drafts = configuration_events(runtime.ledger, loaded)
-        if drafts:
-            await runtime.ledger.write(*drafts)
+        drafts = configuration_events(runtime.ledger, loaded, runtime.now())
+        if drafts:  # at once: a firing between what was accounted for and the change would be nobody's
+            runtime.ledger.commit(*drafts)
         runtime.policies, runtime.tasks = loaded.policies, anchored(runtime.ledger, loaded.tasks)
         runtime.tools = build_tools(
             runtime.config,

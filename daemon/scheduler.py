@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS, iso
+from perdure.daemon.schedule import schedule_from_text
 from perdure.state import projections
 from perdure.state.events import Draft, SlotClosed, SlotKind, SlotOpened, SlotOutcome
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from perdure.daemon.schedule import Schedule
     from perdure.daemon.tasks import Task
     from perdure.state.ledger import LedgerReader
-    from perdure.state.projections import SlotRow
+    from perdure.state.projections import SlotRow, TaskRow
 
 ON_TIME_SECONDS = 60  # a firing noticed within this time is on time; later ones fall under `if_missed`
 
@@ -74,9 +76,7 @@ def account(reader: LedgerReader, task: Task, in_force_since: int, now: int) -> 
     """
     if task.schedule is None:
         return []
-    last = projections.last_slot(reader, task.name, "scheduled")
-    accounted = in_force_since if last is None else max(in_force_since, last.last_due or last.due)
-    old, recent = _split(task.schedule, accounted, now)
+    old, recent = _split(task.schedule, _accounted(reader, task.name, in_force_since), now)
     waiting = any(slot.kind == "scheduled" for slot in projections.slots(reader, task=task.name, open_only=True))
     drafts = _missed(task, old, now, superseded=bool(recent) or waiting) if old.count else []
     taken = waiting or any(isinstance(draft, SlotOpened) for draft in drafts)
@@ -88,6 +88,33 @@ def account(reader: LedgerReader, task: Task, in_force_since: int, now: int) -> 
     if recent and not taken:
         drafts.append(opened(task.name, "scheduled", recent[-1]))
     return drafts
+
+
+def account_before_change(reader: LedgerReader, row: TaskRow, successor: Task | None, now: int) -> list[Draft]:
+    """Events for the firings, up to `now`, of a schedule that is in force no longer: it was edited while no daemon ran.
+
+    `successor` is the task as it is from now on (None: it is gone): what it does with what was missed holds for these too.
+    """
+    if row.schedule is None or row.removed_at is not None:
+        return []
+    outgoing = schedule_from_text(row.schedule, row.first_loaded)
+    if successor is not None and successor.schedule is not None:
+        if successor.schedule.text == row.schedule:
+            return []
+        if successor.schedule.timed:
+            return account(reader, replace(successor, schedule=outgoing), row.schedule_since, now)
+    firings = _Range(1)
+    for due in outgoing.between(_accounted(reader, row.task, row.schedule_since), now):
+        firings.add(due)
+    if firings.first is None:
+        return []
+    why = "its task was removed" if successor is None else "its schedule was taken away"
+    return [closed(row.task, "missed", [firings.first, firings.tail[-1]], firings.count, f"{why} while no daemon ran")]
+
+
+def _accounted(reader: LedgerReader, task: str, in_force_since: int) -> int:
+    last = projections.last_slot(reader, task, "scheduled")
+    return in_force_since if last is None else max(in_force_since, last.last_due or last.due)
 
 
 class _Range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.daemon.front_matter import IfMissed
-from perdure.daemon.schedule import Every
+from perdure.daemon.runtime import Runtime
+from perdure.daemon.schedule import Every, schedule_from_text
 from perdure.daemon.scheduler import ON_TIME_SECONDS, account
+from perdure.daemon.timer import Timer
 from perdure.state import projections
+from perdure.state.accounting import verify_slots
 from perdure.state.events import SlotClosed, SlotOpened, TaskLoaded
 from perdure.state.ledger import Ledger
+
+from .stage import Stage
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
@@ -121,3 +127,40 @@ def test_firings_before_the_schedule_came_into_force_were_never_expected(tmp_pat
     drafts = account(ledger.reader, task, since, START + 100 * SECOND)
     assert [draft.due for draft in drafts] == [START + 100 * SECOND]
     ledger.close()
+
+
+WRITE = "\n  - {do: write_file, args: {path: reports/one.md, text: done}}\n"
+OUTCOMES = [("run-once", "every: 2h", 1), ("skip", "every: 2h", 0), ("run-once", None, 0), ("skip", "gone", 0)]
+
+
+@pytest.mark.parametrize(("if_missed", "after", "opened"), OUTCOMES)
+async def test_what_a_schedule_made_due_before_it_was_edited_has_its_slot(
+    stage: Stage, if_missed: str, after: str | None, opened: int
+) -> None:
+    """The daemon is down over firings, and their schedule is another, or gone, when it starts again."""
+
+    def write(schedule: str | None) -> None:
+        extra = f"schedule: {{{schedule}}}\nif_missed: {if_missed}\n" if schedule is not None else ""
+        stage.playbook("report", WRITE, tools="write_file", extra=extra)
+
+    def gaps(runtime: Runtime) -> list[str]:
+        first = {row.task: row.first_loaded for row in projections.tasks(runtime.ledger.reader)}
+
+        def expected(task: str, text: str, since: int, until: int) -> Iterator[int]:
+            return schedule_from_text(text, first[task]).between(since, until)
+
+        return [str(gap) for gap in verify_slots(runtime.ledger.reader, expected, since=0, until=runtime.now())]
+
+    write("every: 1h")
+    async with stage.runtime() as runtime:
+        Timer(runtime, lambda: None, pytest.fail).look()
+    stage.clock.forward(5.5 * 3_600)
+    if after == "gone":
+        (stage.directory / "tasks/report.md").unlink()
+    else:
+        write(after)
+    async with stage.runtime() as runtime:
+        assert len(projections.slots(runtime.ledger.reader, open_only=True)) == opened
+        Timer(runtime, lambda: None, pytest.fail).look()
+        assert gaps(runtime) == []
+        assert sum(slot.count for slot in projections.slots(runtime.ledger.reader, task="report")) == 5
