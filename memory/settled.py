@@ -3,15 +3,22 @@ for, and not what there is."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from heapq import nsmallest
 from itertools import islice
+from typing import TypeAlias
 
 from perdure.memory.facts import Fact, Settling
 from perdure.memory.rows import WORKSPACE, Claim, fact_key
 from perdure.memory.store import Store
 from perdure.memory.terms import query_terms
+
+Rank: TypeAlias = tuple[
+    int, int, str
+]  # where a fact stands where no query prefers any: a person's first, then the newest
 
 
 class Settled:
@@ -55,9 +62,8 @@ class FactsOfScope:
         self._settling: dict[str, Settling] = defaultdict(Settling)
         self._held: dict[str, Fact] = {}  # those that hold and those disputed
         self._with_word: dict[str, set[str]] = defaultdict(set)  # of these, who has a word
-        self._ranked: dict[
-            str, int
-        ] = {}  # these, in the order where no query prefers any, and their places; empty: not known
+        self._rank: dict[str, Rank] = {}
+        self._ranked: list[Rank] | None = None  # of these, in order once somebody asked
         self.superseded: set[str] = set()  # the records that say what holds no longer
         self.fact_of: dict[str, str] = {}  # the fact that a record tells of
 
@@ -97,18 +103,13 @@ class FactsOfScope:
 
     def relevant(self, query: str, limit: int) -> list[Fact]:
         """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
-        if not self._ranked:
-            self._ranked = {id: place for place, id in enumerate(sorted(self._held, key=self._rank))}
+        if self._ranked is None:
+            self._ranked = sorted(self._rank.values())
         shared = Counter(id for word in query_terms(query) for id in self._with_word.get(word, ()))
-        ranked = sorted((-count, self._ranked[id], id) for id, count in shared.items())
-        chosen = [id for _, _, id in ranked[:limit]]
+        chosen = [rank[-1] for _, rank in nsmallest(limit, ((-count, self._rank[id]) for id, count in shared.items()))]
         if len(chosen) < limit:
-            chosen += islice((id for id in self._ranked if id not in shared), limit - len(chosen))
+            chosen += islice((id for *_, id in self._ranked if id not in shared), limit - len(chosen))
         return [self._held[id] for id in chosen]
-
-    def _rank(self, id: str) -> tuple[int, int, str]:
-        fact = self._held[id]
-        return (0 if fact.speaker == "person" else 1, -fact.valid_from, id)
 
     def _settle(self, key: str, claim: Claim) -> None:
         settling = self._settling[key]
@@ -119,15 +120,25 @@ class FactsOfScope:
             if fact.standing == "superseded":
                 self.superseded.update(map(_record, settling.said[place]))
             else:
-                self._held[fact.id] = fact
-                for word in _words(fact):
-                    self._with_word[word].add(fact.id)
+                self._hold(fact)
         self.fact_of[_record(claim.seq)] = settling.facts[changed[-1]].id
 
+    def _hold(self, fact: Fact) -> None:
+        self._held[fact.id] = fact
+        self._rank[fact.id] = rank = (0 if fact.speaker == "person" else 1, -fact.valid_from, fact.id)
+        if self._ranked is not None:
+            insort(self._ranked, rank)
+        for word in _words(fact):
+            self._with_word[word].add(fact.id)
+
     def _drop(self, id: str) -> None:
-        self._ranked = {}
         fact = self._held.pop(id, None)
-        for word in () if fact is None else _words(fact):
+        if fact is None:
+            return
+        rank = self._rank.pop(id)
+        if self._ranked is not None:
+            del self._ranked[bisect_left(self._ranked, rank)]
+        for word in _words(fact):
             self._with_word[word].discard(id)
             if not self._with_word[word]:
                 del self._with_word[word]
