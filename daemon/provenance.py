@@ -100,13 +100,11 @@ def vouched(tool: str) -> tuple[str, ...]:
 
 
 def origin_of_result(spec: ToolSpec | None, tool: str) -> Origin:
-    """The origin of what a call of the tool returned."""
+    """The origin of what a call of the tool returned; of `recall`, see recollection.origin_of_recalled."""
     if spec is not None and spec.trusted:
         return Origin(vouched(tool))
-    sources = ("memory", f"tool:{tool}") if tool == "recall" else (f"tool:{tool}",)
-    return Origin(
-        sources, tool, tuple(tuple(field.split(".")) for field in spec.trusted_fields) if spec is not None else ()
-    )
+    fields = tuple(tuple(field.split(".")) for field in spec.trusted_fields) if spec is not None else ()
+    return Origin((f"tool:{tool}",), tool, fields)
 
 
 def texts_by_trust(value: JSON, origin: Origin, at: Field = ()) -> Iterator[tuple[bool, str]]:

@@ -6,7 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.daemon.provenance import Recalled, Said, leaves, origin_of_result, texts_by_trust, vouched
+from perdure.daemon.provenance import (
+    Origin,
+    Recalled,
+    Said,
+    by_trust,
+    leaves,
+    origin_of_result,
+    texts_by_trust,
+    vouched,
+)
 from perdure.memory.extraction import OWN_WORDS
 from perdure.state import projections
 from perdure.state.events import JSON
@@ -22,6 +31,8 @@ if TYPE_CHECKING:
 PINNED_SECTIONS = frozenset({"instruction", "constraints", "policies", "open", "last", "slot"})
 # What these return is their arguments again; `undo` names files that its own argument does not.
 ECHOING = OWN_WORDS - {"undo"}
+FOLLOWED_MAX = 20
+RECALL = "recall"  # whose results come from what memory came from
 PERSON = ("person",)
 OWN_FINDINGS = frozenset(
     {"file_exists", "file_contains", "unchanged"}
@@ -47,11 +58,25 @@ def recalled_lines(context: Context, behind: Behind) -> Iterator[Recalled]:
 
 
 def recalled_by_tool(result: JSON, behind: Behind) -> Iterator[Recalled]:
-    """Each record and fact that the tool `recall` returned."""
+    """Each record and fact that the tool RECALL returned. Where one does not say which events it tells of, its source is
+    unknown."""
     parts = [part for name in ("facts", "records") for part in _list(_mapping(result).get(name))]
     for part in map(_mapping, parts):
-        events = map(int, _SOURCE.findall(str(part.get("source", ""))))
-        yield Recalled(" ".join(leaves(dict(part))), _of_all(events, behind))
+        text = " ".join(leaves(dict(part)))
+        events = [int(number) for number in _SOURCE.findall(str(part.get("source", "")))]
+        yield Recalled(text, _of_all(events, behind) if events else lambda text=text: [Said(UNKNOWN, text)])  # type: ignore[misc]  # bound at once
+
+
+def origin_of_recalled(result: JSON, behind: Behind) -> Origin:
+    """Where all that RECALL returned came from: memory, and whatever its records and facts tell of. `result` may be that of
+    several calls, and what `last` kept of it; a shape that RECALL does not return has an unknown source."""
+    sources = {"memory"}
+    for one in result if isinstance(result, list) else [result]:
+        if one is not None and not _mapping(one).keys() & {"facts", "records"}:
+            sources.update(UNKNOWN)
+        for line in recalled_by_tool(one, behind):
+            sources.update(*(said.sources for said in line.behind()))
+    return Origin(by_trust(sources))
 
 
 def _of_all(events: Iterable[int], behind: Behind) -> Callable[[], Sequence[Said]]:
@@ -66,6 +91,7 @@ class Recollection:
         self._reader = reader
         self._tools = tools
         self._known: dict[int, tuple[Said, ...]] = {}
+        self._depth = 0
 
     def of_event(self, seq: int) -> tuple[Said, ...]:
         """What the event says, piece by piece."""
@@ -105,6 +131,8 @@ class Recollection:
         payload = self._payload(event)
         held = self._tools.get(tool)
         origin = origin_of_result(held.spec if held is not None else None, tool)
+        if tool == RECALL:
+            origin = origin_of_recalled(payload.get("result"), self._before)
         for is_vouched, text in texts_by_trust(payload.get("result"), origin):
             yield Said(vouched(tool) if is_vouched else origin.sources, text)
         if isinstance(error := payload.get("error") or event.body.get("error"), str):
@@ -127,10 +155,25 @@ class Recollection:
         if row is None or row.planner != "playbook":
             yield from self._traced(event)
             return
-        called = {action.tool for action in projections.actions(self._reader, session=row.session)} - ECHOING
-        sources = tuple(f"tool:{tool}" for tool in sorted(called)) or UNKNOWN
+        actions = projections.actions(self._reader, session=row.session)
+        called = {action.tool for action in actions} - ECHOING - {RECALL}
+        sources = {f"tool:{tool}" for tool in called}
+        for action in actions:
+            if action.tool == RECALL and action.seq_ended is not None:
+                result = _mapping(self._reader.payload(action.seq_ended)).get("result")
+                sources.update(origin_of_recalled(result, self._before).sources)
         for text in leaves(self._payload(event).get("saved")):
-            yield Said(sources, text)
+            yield Said(by_trust(sources) or UNKNOWN, text)
+
+    def _before(self, seq: int) -> Sequence[Said]:
+        """What an earlier event says, of which this one told. Sessions that each tell of the one before are followed so far."""
+        if self._depth >= FOLLOWED_MAX:
+            return (Said(UNKNOWN, ""),)
+        self._depth += 1
+        try:
+            return self.of_event(seq)
+        finally:
+            self._depth -= 1
 
     def _traced(self, event: Event) -> Iterator[Said]:
         payload = self._payload(event)

@@ -15,7 +15,7 @@ from perdure.daemon.planners.answers import move_from
 from perdure.daemon.planners.moves import Malformed, Move, Reply, Request, Usage, View
 from perdure.daemon.planners.prices import price_usd
 from perdure.daemon.planners.prompt import Prompt, compose, overhead
-from perdure.daemon.recollection import ECHOING, recalled_by_tool, recalled_lines
+from perdure.daemon.recollection import ECHOING, RECALL, recalled_by_tool, recalled_lines
 from perdure.daemon.tools.model import ToolSpec
 from perdure.errors import PerdureError, Problem
 from perdure.memory import tokens
@@ -249,9 +249,10 @@ def _shown(task: Task, view: View) -> provenance.Shown:
         tool = taken.proposal.tool
         if tool in ECHOING:
             continue
+        if tool == RECALL:
+            recalled += recalled_by_tool(taken.result, view.behind)
+            continue
         origin = provenance.origin_of_result(specs.get(tool), tool)
         for is_vouched, text in provenance.texts_by_trust(taken.result, origin):
             texts[is_vouched].append((tool, text))
-        if tool == "recall":
-            recalled += recalled_by_tool(taken.result, view.behind)
     return provenance.Shown(instruction=task.instruction, recalled=recalled, outputs=texts[False], vouched=texts[True])

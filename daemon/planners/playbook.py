@@ -15,6 +15,7 @@ from perdure.daemon.planners.moves import Finish, Malformed, Move, Proposal, Rep
 from perdure.daemon.planners.saved import bounded_saved
 from perdure.daemon.planners.used_fields import used_fields
 from perdure.daemon.provenance import Origin, by_trust, origin_of_result
+from perdure.daemon.recollection import RECALL, origin_of_recalled
 from perdure.daemon.tools.model import ToolSpec
 from perdure.state.events import JSON
 
@@ -131,8 +132,7 @@ class _Walk:
 
     def move(self) -> Move:
         steps = self.task.steps
-        saved_by = _saved_by(steps, self.view)
-        scope = _first_scope(saved_by, self.view)
+        scope = _first_scope(steps, self.view)
         # What this session did counts over what it took over; the view's `taken` may list both.
         current = {
             taken.proposal.key: taken
@@ -161,7 +161,7 @@ class _Walk:
             if step.save is not None and (ran or step.for_each is not None):
                 self.saved[step.save] = results if step.for_each is not None else results[-1]
                 scope.values[step.save] = self.saved[step.save]
-                scope.origins[step.save] = saved_by[number - 1][1]
+                scope.origins[step.save] = _origin(step, self.saved[step.save], self.view)
         return self._finish()
 
     def _instances(self, number: int, step: Step, scope: _Scope) -> Iterator[tuple[str, _Scope, str]]:
@@ -280,24 +280,27 @@ def condition(when: str) -> str:
     return hole.source if hole is not None else when
 
 
-def _saved_by(steps: Sequence[Step], view: View) -> list[tuple[str | None, Origin]]:
-    """For each step, the name that it saves its result as, and where that comes from."""
-    specs = {spec.name: spec for spec in view.tools}
-    return [(step.save, origin_of_result(specs.get(step.do), step.do)) for step in steps]
+def _origin(step: Step, result: JSON, view: View) -> Origin:
+    """Where a result of the step came from."""
+    if step.do == RECALL:
+        return origin_of_recalled(result, view.behind)
+    return origin_of_result(next((spec for spec in view.tools if spec.name == step.do), None), step.do)
 
 
-def _first_scope(saved_by: Sequence[tuple[str | None, Origin]], view: View) -> _Scope:
-    named = [(name, origin) for name, origin in saved_by if name is not None]
+def _first_scope(steps: Sequence[Step], view: View) -> _Scope:
+    saving = [(step.save, step) for step in steps if step.save is not None]
     values: dict[str, JSON] = {"last": last_variable(view.last)}
     # a name that `last` does not hold may be that of a field
-    parts = tuple((name if name in view.last else "", origin) for name, origin in named)
+    parts = tuple(
+        (name if name in view.last else "", _origin(step, view.last.get(name), view)) for name, step in saving
+    )
     origins = {"last": Origin(("memory",), parts=parts)}
     for name in SLOT_NAMES:
         values[f"slot.{name}"] = view.slot.get(name, "")
         origins[f"slot.{name}"] = Origin(("config",))
-    for name, origin in named:
+    for name, step in saving:
         values[name] = None
-        origins[name] = origin
+        origins[name] = _origin(step, None, view)
     return _Scope(values, origins)
 
 

@@ -51,8 +51,8 @@ def test_provenance_names_every_source(task_from, play):
     assert found[1] == {"query": ("instruction", "config", "tool:offenders")}
     assert found[2] == {"ip": ("tool:offenders",), "n": ("tool:offenders",)}
     assert found[-1] == {
-        "title": ("memory", "tool:offenders", "tool:recall"),
-        "text": ("memory", "tool:recall"),
+        "title": ("memory", "tool:offenders"),
+        "text": ("memory", "unknown"),  # RECALL returns no such thing
         "both": ("instruction", "config", "tool:offenders"),
         "sum": ("instruction",),
     }
