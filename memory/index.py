@@ -16,6 +16,7 @@ from perdure.errors import PerdureError
 from perdure.memory.embedding import DIMENSIONS, MODEL_ID, EmbeddingUnavailable, Vectors
 from perdure.memory.generations import Generations, collection_name
 from perdure.memory.index_child import IDLE_SECONDS, ChildFailed, IndexChild
+from perdure.memory.index_fold import Fold
 from perdure.memory.keys import embedded
 from perdure.memory.store import Store
 
@@ -35,7 +36,6 @@ SAMPLE = 64  # vectors compared one by one in a health check
 CHURN_MIN = 2_000  # deleted vectors that a store carries before it is worth building anew
 FOLD_MIN = 2_000  # vectors in Chroma's log that are worth a copy of the store without one
 FOLD_SHARE = 0.05  # of the vectors; 75,000 in the log cost 65 s of processor at each start, and 0.4 s at each write
-FOLD_SECONDS_MAX = 600.0
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ class VectorIndex:
         self._on_store = on_store
         self._now = now
         self._alarm = alarm
+        self._fold_aside = Fold(self._generations, self._log.with_name("index-fold.log"), self._identity, alarm)
         self._idle_seconds = idle_seconds
         self._spawning = threading.Lock()
         self._changed = threading.Condition()
@@ -85,8 +86,10 @@ class VectorIndex:
         self._failures = 0  # in a row
         self._closing = False
         self._child: IndexChild | None = None
-        self._folding: IndexChild | None = None
-        self._opened_by: int | None = None  # pid of the child that has the current generation open
+        self._history = 0  # grows when memory.db was begun again, from another history
+        self._history_opened = 0
+        # The child that has the current generation open, and the history that this was checked against.
+        self._opened_by: tuple[int, int] | None = None
         self._deaths: list[int] = []
         self._discarded: list[int] = []
         self._touching: str = ""  # the generation that a running request works on; a death then blames it
@@ -123,7 +126,7 @@ class VectorIndex:
     def candidates(self, tasks: Sequence[str], vector: Vectors, limit: int) -> list[str] | None:
         """The ids nearest to `vector` in each of these tasks' collections, or None while the index is not ready or slow."""
         child = self._child
-        if self.status.state != "ready" or child is None or child.dead or child.pid != self._opened_by:
+        if self.status.state != "ready" or child is None or child.dead or (child.pid, self._history) != self._opened_by:
             self.poke()
             return None
         try:
@@ -152,6 +155,12 @@ class VectorIndex:
             self._wanted = True
             self._changed.notify_all()
 
+    def begin_again(self) -> None:
+        """memory.db is another one, made from another history: what is held of the old one is worth nothing. In the store's
+        thread."""
+        self._history += 1
+        self.poke()
+
     def poke(self) -> None:
         """There may be something new to index; returns at once."""
         with self._changed:
@@ -172,8 +181,7 @@ class VectorIndex:
             if self._child is not None:
                 self._child.close()
                 self._child = None
-            if self._folding is not None:
-                self._folding.close()
+        self._fold_aside.close()
         self._thread.join()
 
     # -- the child ------------------------------------------------------------------------------------------------------
@@ -293,7 +301,7 @@ class VectorIndex:
     def _step(self) -> None:
         """Bring the index to what memory.db holds now."""
         child = self._running()
-        if self._opened_by != child.pid:
+        if self._opened_by != (child.pid, self._history):
             self._open(child)
         else:
             self._catch_up(child)
@@ -302,6 +310,10 @@ class VectorIndex:
         """Open the current generation and check it id by id; without one, or with a bad one, build the next."""
         if self.status.state != "rebuilding":
             self._set_state("starting")
+        history = self._history
+        if history != self._history_opened:
+            self._generations.use_none()
+            self._history_opened = history
         generation = self._generations.current()
         fresh = generation is None
         if generation is None:
@@ -324,7 +336,7 @@ class VectorIndex:
         if fresh:
             self._generations.use(generation)
         self._generations.sweep(generation)
-        self.synced_row, self._deleted, self._opened_by = row, 0, child.pid
+        self.synced_row, self._deleted, self._opened_by = row, 0, (child.pid, history)
         self.status.vectors = total
         self._logged = max(0, total - self._generations.folded(generation))
         self._catch_up(child)
@@ -399,14 +411,10 @@ class VectorIndex:
             )  # fmt: skip
 
     def _fold(self) -> None:
-        """Go on with a copy of the store whose log is empty. Made aside, by a process of its own: a kill while Chroma writes its
-        segments destroys what it writes, and that is nobody's store yet."""
+        """Go on with a copy of the store whose log is empty."""
         generation = self._generations.current()
         self._logged = 0  # where this fails, it is tried again after as many more
-        if generation is None:
-            return
-        copied = self._generations.next()
-        if not self._copied_folded(generation, copied):
+        if generation is None or (copied := self._fold_aside.copied(generation, self.status.vectors)) is None:
             return
         with self._spawning:
             if self._closing or self._child is None:
@@ -415,29 +423,6 @@ class VectorIndex:
             self._child = None
         self._generations.use(copied)
         self._open(self._running())
-
-    def _copied_folded(self, generation: str, copied: str) -> bool:
-        vectors = self.status.vectors
-        try:
-            self._generations.copy(generation, copied)
-            with self._spawning:
-                if self._closing:
-                    return False
-                self._folding = IndexChild(self._log.with_name("index-fold.log"), self._idle_seconds)
-            directory = str(self._generations.path(copied))
-            self._folding.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
-            self._generations.set_folded(copied, vectors)
-        except (ChildFailed, OSError) as error:
-            self._generations.remove(copied)
-            if not self._closing:
-                self._alarm("index-not-folded", f"the vector index goes on with a long log, slowly: {error}")
-            return False
-        finally:
-            with self._spawning:
-                if self._folding is not None:
-                    self._folding.close()
-                    self._folding = None
-        return True
 
 
 def _keep_vectors(store: Store, ids: list[str], vectors: list[bytes]) -> None:

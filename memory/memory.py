@@ -264,6 +264,8 @@ class Memory:
             _remove(path)
             self._store = Store.open(path, identity=self._identity())
             self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
+            if self._index is not None:
+                self._index.begin_again()
 
     def _remember_head(self) -> None:
         mark = self._store.watermark

@@ -13,6 +13,7 @@ import pytest
 
 from perdure.memory import embedding
 from perdure.memory.embedding import EmbeddingUnavailable, MiniLM
+from perdure.memory.generations import collection_name
 from perdure.memory.index_child import ChildFailed, IndexChild
 
 READY_SECONDS = 60
@@ -331,3 +332,27 @@ async def test_a_fold_that_fails_is_said_and_the_index_goes_on(memory, past, mon
     assert [each.name for each in (past.directory / "index").iterdir() if each.is_dir()] == [there.name]
     assert len(await answers(memory)) == len(before)
     await memory.close()
+
+
+async def test_what_memory_holds_after_it_was_begun_again_is_indexed_and_nothing_else(memory, past):
+    """Its rows count from 1 again: an index that goes on from the last row of the old one would take in nothing."""
+    await ready(memory)
+    before = await answers(memory)
+    await memory._in_worker(lambda: move_watermark(memory._store))
+    tell(past, sessions=1)
+    await memory.compact("triage", scope="triage")
+    assert past.codes() == ["memory-rebuilt"]
+    await ready(memory)
+    assert memory._index.synced_row == memory._store.last_vector_row() > 0
+    held, _ = memory._index._child.ask("ids", collection=collection_name("triage"), seconds_max=READY_SECONDS)
+    assert sorted(held["ids"]) == memory._store.vector_ids("triage")
+    assert memory.index_status.vectors == len(held["ids"])
+    indexed = await answers(memory)
+    assert len(indexed) == len(before)
+    memory.use_index = False
+    assert indexed == await answers(memory)
+
+
+def move_watermark(store):
+    with store.transaction():
+        store.set_setting("watermark", "1000000")
