@@ -1,7 +1,8 @@
 """Where an argument's value came from. Pure: texts in, sources out.
 
 A model cannot be asked where it has a value from, so its arguments are searched for in what it was shown: a value, or a
-distinctive part of one (an address, a URL, a path, a longer word), that stands in a text counts as coming from there."""
+distinctive part of one (an address, a URL, a path, a longer word), that stands in a text counts as coming from there. One word that
+everybody uses is no such part; several of them together are."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from perdure.daemon.ordinary_words import EVERYDAY_PROGRAMS, ORDINARY
 from perdure.state.events import JSON
 
 if TYPE_CHECKING:
     from perdure.daemon.tools.model import ToolSpec
 
 Field = tuple[str, ...]
+
+_NO_CHOICE = ORDINARY | EVERYDAY_PROGRAMS
 
 _TRUST = {"instruction": 0, "person": 1, "config": 2, "memory": 4, "model": 6}
 _VOUCHED_TRUST = 3  # what a tool returned in a field that the operator declared trusted
@@ -38,6 +42,8 @@ _DISTINCTIVE = (
     re.compile(r"[\w.@%+~-]*(?:/[\w.@%+~-]+)+/?"),  # a path
 )
 _WORD = re.compile(rf"\w{{{WORD_CHARACTERS_MIN},}}")
+_HOST = re.compile(r"(?:(?<=://)|(?<=@))[\w.-]+")
+_LABEL = re.compile(r"[^\W_]{2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,18 @@ def of_model(args: Mapping[str, JSON], shown: Shown) -> dict[str, tuple[str, ...
     """The sources of each argument that a model proposed: always `model`, and every text that it can have it from; of what
     memory showed, `memory` and what that came from."""
     lookup = _Lookup(shown)
-    return {name: by_trust({"model"}.union(*map(lookup.sources, leaves(value)))) for name, value in args.items()}
+    return {name: by_trust({"model"}.union(*map(lookup.sources, choices(value)))) for name, value in args.items()}
+
+
+def choices(value: JSON) -> Iterator[str]:
+    """What of an argument somebody can have chosen: each text and number in it, and of a list of words all of them in a row,
+    where its first may be the name of an everyday program, which chooses nothing."""
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+        if len(value) > 1:
+            yield " ".join(map(str, value))
+        yield from leaves(value[1:] if value[0] in EVERYDAY_PROGRAMS else value)
+    else:
+        yield from leaves(value)
 
 
 def of_words(texts: Iterable[str], shown: Shown) -> dict[str, list[str]]:
@@ -176,9 +193,15 @@ class _Lookup:
         found = {"instruction"} if _stands_in(whole, self.instruction) else set()
         # what the instruction says itself does not become a tool's choice because a tool repeats it
         parts = [part for part in distinctive_parts(whole) if part not in self.instruction]
+        telling = [part for part in parts if part == whole or part not in _NO_CHOICE]
+        together = _put_together(whole, self.instruction)
 
         def in_text(text: str) -> bool:
-            return _stands_in(whole, text) or any(part in text for part in parts)
+            return (
+                _stands_in(whole, text)
+                or any(part in text for part in telling)
+                or any(sum(map(_word_in(text), words)) >= needed for needed, words in together)
+            )
 
         found.update(source for source, text in self._texts if source not in found and in_text(text))
         for line, behind in self._recalled:
@@ -210,6 +233,23 @@ def distinctive_parts(text: str) -> list[str]:
             return list(parts)[:PARTS_MAX]
     parts.update(dict.fromkeys(match[0] for match in islice(_WORD.finditer(folded), PARTS_MAX)))
     return list(parts)[:PARTS_MAX]
+
+
+def _put_together(text: str, instruction: str) -> list[tuple[int, set[str]]]:
+    """Words that choose nothing one by one, but do where so many of them stand in a text ("status dot example dot org"): all of a
+    host's, and two ordinary ones of one path or name."""
+    hosts = [set(_LABEL.findall(host)) for host in _HOST.findall(text[:PARTS_MAX]) if host not in instruction]
+    names = [
+        {word for word in _WORD.findall(token[0].replace("_", " ")) if word in _NO_CHOICE and word not in instruction}
+        for token in islice(_TOKEN.finditer(text), PARTS_MAX)
+        if len(token[0]) <= TOKEN_CHARACTERS_MAX
+    ]
+    groups = [(len(words), words) for words in hosts] + [(2, words) for words in names]
+    return [(needed, words) for needed, words in groups if len(words) > 1]
+
+
+def _word_in(text: str) -> Callable[[str], bool]:
+    return lambda word: word in text and re.search(rf"(?<![^\W_]){word}(?![^\W_])", text) is not None
 
 
 def _stands_in(value: str, text: str) -> bool:

@@ -11,6 +11,7 @@ from perdure.daemon.provenance import (
     Recalled,
     Said,
     by_trust,
+    choices,
     leaves,
     origin_of_result,
     texts_by_trust,
@@ -145,7 +146,7 @@ class Recollection:
         for name, value in _mapping(payload.get("args")).items():
             # what an earlier session's instruction said is not what this one's says
             sources = tuple(str(each) for each in _list(recorded.get(name)) if each != "instruction")
-            for text in leaves(value):
+            for text in choices(value):
                 yield Said(sources if recorded.get(name) else UNKNOWN, text, proposed=True)
 
     def _closed(self, event: Event) -> Iterator[Said]:
