@@ -112,6 +112,11 @@ def account_before_change(reader: LedgerReader, row: TaskRow, successor: Task | 
     return [closed(row.task, "missed", [firings.first, firings.tail[-1]], firings.count, f"{why} while no daemon ran")]
 
 
+def next_firing(reader: LedgerReader, task: str, schedule: Schedule, now: int) -> int | None:
+    """The first firing after `now` that is still to be accounted for: after a clock was set back, some to come are already."""
+    return schedule.next_after(_accounted(reader, task, now))
+
+
 def _accounted(reader: LedgerReader, task: str, in_force_since: int) -> int:
     last = projections.last_slot(reader, task, "scheduled")
     return in_force_since if last is None else max(in_force_since, last.last_due or last.due)

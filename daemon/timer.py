@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from apscheduler.triggers.base import BaseTrigger
 from perdure.daemon import operations
 from perdure.daemon.clock import MICROSECONDS, iso
 from perdure.daemon.retention import expire_payloads
-from perdure.daemon.scheduler import account
+from perdure.daemon.scheduler import account, next_firing
 from perdure.state import projections
 from perdure.state.ledger import LedgerUnwritable
 
@@ -50,6 +51,8 @@ class Timer:
         self._runtime = runtime
         self._wake = wake
         self._fail = fail
+        self._looked_at = 0
+        self._looking: asyncio.Task[None] | None = None
         self._ahead: set[str] = set()  # tasks of which a person was told that their schedule was used up in advance
         # misfire_grace_time=None: a late call still counts; whether the firing was missed is for the slot table to say
         self._scheduler = AsyncIOScheduler(
@@ -59,20 +62,22 @@ class Timer:
     def start(self) -> None:
         """Account for what is due now, then keep looking."""
         self._scheduler.start()
-        self._scheduler.add_job(self._look, "interval", seconds=LOOK_SECONDS, id="look")
         soon = datetime.fromtimestamp(self._runtime.now() / MICROSECONDS + FIRST_EXPIRY_SECONDS, UTC)
         self._scheduler.add_job(self._expire, "interval", days=1, id="expire", next_run_time=soon)
         self.reschedule()
+        self._looking = asyncio.create_task(self._keep_looking(), name="looking")
 
     def stop(self) -> None:
         """No more firings."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     def reschedule(self) -> None:
         """Set the timers of the tasks now in force."""
         for job in self._scheduler.get_jobs():
-            if job.id not in {"look", "expire"}:
+            if job.id != "expire":
                 job.remove()
         for task in self._runtime.tasks.values():
             if task.schedule is not None and task.schedule.timed:
@@ -83,9 +88,9 @@ class Timer:
 
     def next_firings(self) -> dict[str, int | None]:
         """When each scheduled task fires next (microseconds UTC)."""
-        now = self._runtime.now()
+        reader, now = self._runtime.ledger.reader, self._runtime.now()
         return {
-            task.name: task.schedule.next_after(now)
+            task.name: next_firing(reader, task.name, task.schedule, now)
             for task in self._runtime.tasks.values()
             if task.schedule is not None and task.schedule.timed
         }
@@ -117,9 +122,21 @@ class Timer:
             if count := await expire_payloads(self._runtime):
                 log.info("old requests and replies of models erased", payloads=count)
 
+    async def _keep_looking(self) -> None:
+        """Not one of APScheduler's jobs: it counts by the wall clock, and would look no more until a clock that was set back has
+        caught up."""
+        while True:
+            await self._runtime.clock.sleep(LOOK_SECONDS)
+            await self._look()
+
     async def _look(self) -> None:
         with self._loudly():
-            self.look()
+            now, before = self._runtime.now(), self._looked_at
+            self._looked_at = now
+            if now < before:
+                self.reschedule()  # which looks, too
+            else:
+                self.look()
             await self._tell_of_the_future()
 
     async def _tell_of_the_future(self) -> None:

@@ -15,6 +15,7 @@ from perdure.daemon.cli.words import from_now, iso, moment, short
 
 if TYPE_CHECKING:
     from perdure.state.projections import SlotRow, TaskRow
+    from perdure.state.reading import LedgerReader
 
 
 @click.group()
@@ -45,7 +46,7 @@ def show(invocation: Invocation, task: str | None, ahead: int, past: int) -> Non
             raise PerdureError("show", f"the schedule of {task}", "there is no such task", f"Tasks here: {known}")
     shown = []
     for row in tasks:
-        firings, words = _firings(row, invocation.now(), ahead)
+        firings, words = _firings(reader, row, invocation.now(), ahead)
         shown.append(
             (
                 row,
@@ -77,15 +78,16 @@ def show(invocation: Invocation, task: str | None, ahead: int, past: int) -> Non
         _print(invocation, firings, slots)
 
 
-def _firings(row: TaskRow, now: int, ahead: int) -> tuple[list[int], str]:
+def _firings(reader: LedgerReader, row: TaskRow, now: int, ahead: int) -> tuple[list[int], str]:
     from perdure.daemon.schedule import schedule_from_text
+    from perdure.daemon.scheduler import next_firing
 
     if row.schedule is None:
         return [], "only when asked for"
     schedule = schedule_from_text(row.schedule, row.first_loaded)
     firings: list[int] = []
     while len(firings) < ahead:
-        at = schedule.next_after(firings[-1] if firings else now)
+        at = next_firing(reader, row.task, schedule, firings[-1] if firings else now)
         if at is None:
             break
         firings.append(at)

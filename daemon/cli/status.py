@@ -197,6 +197,7 @@ def memory_stops(reader: LedgerReader) -> dict[str, str]:
 def next_firings(reader: LedgerReader, now: int) -> list[Firing]:
     """Each task's next slot, soonest first, from the schedules that the ledger saw in force."""
     from perdure.daemon.schedule import schedule_from_text
+    from perdure.daemon.scheduler import next_firing
     from perdure.state import projections
 
     firings = []
@@ -208,7 +209,7 @@ def next_firings(reader: LedgerReader, now: int) -> list[Firing]:
             firings.append(Firing(task.task, None, "only when asked for", paused))
             continue
         schedule = schedule_from_text(task.schedule, task.first_loaded)
-        firings.append(Firing(task.task, schedule.next_after(now), schedule.words, paused))
+        firings.append(Firing(task.task, next_firing(reader, task.task, schedule, now), schedule.words, paused))
     return sorted(firings, key=lambda firing: (firing.due is None, firing.due or 0, firing.task))
 
 
