@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY.parent / "shared" / "samples"
@@ -30,8 +30,10 @@ Found = TypeVar("Found")
 
 
 # The same examples at every run, so that a change is judged by what it changes. HYPOTHESIS=random looks for new ones.
-settings.register_profile("seeded", derandomize=True)
-settings.register_profile("random", print_blob=True)
+# How long an example takes says what else the machine does, and nothing about the code.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("seeded", patient, derandomize=True)
+settings.register_profile("random", patient, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS", "seeded"))
 
 

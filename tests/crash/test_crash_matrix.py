@@ -16,7 +16,6 @@ from . import calls, cuts
 from .agents import CONTROLS
 from .shim import build
 
-pytestmark = pytest.mark.timeout(300)  # of wall time on a machine that does other things as well
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -190,12 +190,12 @@ async def test_an_approval_that_no_slot_waits_to_use_is_asked_for_anew(stage: St
         assert len(events(runtime, "escalation.opened")) == 2
 
 
-SLOW = """
-import os, time
+FLOODS = """
+import os
 with open("work/effects.log", "a") as file:
     file.write("acted\\n")
-if os.path.exists("work/hang"):
-    time.sleep(3600)
+while os.path.exists("work/flood"):
+    print("x" * 100_000)  # until it is cut off: nobody learns how it would have ended
 """
 
 
@@ -203,11 +203,11 @@ if os.path.exists("work/hang"):
 async def test_an_approved_action_whose_outcome_nobody_saw_asks_again_at_once(stage: Stage, effect: str) -> None:
 
     config = (stage.directory / "perdure.toml").read_text()
-    tool = f'[tools.act]\ncommand = [{json.dumps(sys.executable)}, "act.py"]\neffect = "{effect}"\nwrite = ["work"]\ntimeout = "1s"\n'
+    tool = f'[tools.act]\ncommand = [{json.dumps(sys.executable)}, "act.py"]\neffect = "{effect}"\nwrite = ["work"]\ntimeout = "60s"\n'
     stage.write("perdure.toml", config + tool)
     stage.write("policies/act.yaml", "version: 1\nrules:\n  - {name: acting, tools: [act], decide: escalate}\n")
-    stage.write("act.py", SLOW)
-    stage.write("work/hang", "")
+    stage.write("act.py", FLOODS)
+    stage.write("work/flood", "")
     stage.playbook("work", "\n  - {do: act}" + COUNT, tools="act, append_file")
     async with stage.runtime() as runtime:
         assert (await stage.run(runtime, "work")).status == "parked"
@@ -217,7 +217,7 @@ async def test_an_approved_action_whose_outcome_nobody_saw_asks_again_at_once(st
         assert ending.status == "parked"
         (second,) = projections.escalations(runtime.ledger.reader)
         assert second.action == first.action
-        (stage.directory / "work/hang").unlink()
+        (stage.directory / "work/flood").unlink()
         answer(runtime, second.escalation, "approve")
         await recover(runtime)  # a restart before the slot has run asks nothing more
         assert not projections.escalations(runtime.ledger.reader)

@@ -120,7 +120,7 @@ async def test_a_slot_that_comes_due_during_an_undo_waits_for_its_end(stage: Sta
         runtime.ledger.subscribe(saw)
         running = asyncio.create_task(runner.run())
         await undo(runtime, 0, action=written(runtime))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await ran.wait()
         runtime.stopping = True
         runner.wake()
@@ -162,7 +162,7 @@ async def test_a_stop_between_two_tries_does_not_wait_for_the_next(stage: Stage)
             runtime.stopping = runtime.stopping or len(failed) == 2
 
         runtime.ledger.subscribe(saw)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             ending = await stage.run_until_parked(runtime, "report")
         assert ending.status == "interrupted"
         assert [slot.kind for slot in projections.slots(runtime.ledger.reader, open_only=True)] == ["resume"]

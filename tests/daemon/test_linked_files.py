@@ -50,7 +50,7 @@ async def test_an_edit_behind_a_link_is_in_force_without_a_restart(
             (outside / "next").replace(outside / "current")
         else:
             (outside / ("policy.yaml" if link == "file" else "one/policy.yaml")).write_text(OTHER)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await loaded.wait()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

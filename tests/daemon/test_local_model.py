@@ -40,8 +40,6 @@ bounds: {steps: 2, context: 1200, tokens: 6000, minutes: 5, cost_usd: 0}
 List the files in inbox, read the newest log and tell a person what is wrong.
 """
 
-pytestmark = pytest.mark.timeout(300)
-
 needs_server = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed (perdure[local])"
 )

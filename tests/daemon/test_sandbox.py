@@ -39,7 +39,7 @@ def run(place):
         *argv,
         network=False,
         confined=True,
-        seconds=20.0,
+        seconds=60.0,
         output=10_000,
         memory=1_000_000_000,
         stdin=b"",
@@ -245,7 +245,7 @@ async def test_time_is_bounded_and_everything_the_program_started_ends_with_it(p
     ended = await python(
         """
         import os, subprocess, sys, time
-        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        sleep = [sys.executable, "-c", "import time; time.sleep(@)"]
         subprocess.Popen(sleep)
         subprocess.Popen(sleep, start_new_session=True)
         if os.fork() == 0:
@@ -255,22 +255,26 @@ async def test_time_is_bounded_and_everything_the_program_started_ends_with_it(p
             os._exit(0)
         print("started", flush=True)
         time.sleep(600)
-        """,
+        """.replace("@", OURS),
         seconds=6.0,
     )
     assert ended.cut == "no end after 6 s"
     assert ended.stdout.text.strip() == "started"
-    assert _sleepers() == []
+    assert not _sleepers()
 
 
 async def test_what_a_program_leaves_behind_ends_when_it_ends(run):
-    ended = await run("/bin/sh", "-c", "sleep 601 & setsid sleep 601 & env -i sleep 601 & echo done")
+    ended = await run("/bin/sh", "-c", "sleep @ & setsid sleep @ & env -i sleep @ & echo done".replace("@", OURS))
     assert ended.exit == 0
     assert ended.stdout.text == "done\n"
-    assert not [name for name in _command_lines() if "601" in name.split()]
+    assert not _sleepers()
 
 
-def _command_lines():
+OURS = f"600.{os.getpid()}"  # seconds that no other run of these tests asks for
+
+
+def _sleepers():
+    """The command lines of all processes on this machine that sleep for as long."""
     lines = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -278,20 +282,16 @@ def _command_lines():
                 lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
             except OSError:
                 continue
-    return lines
-
-
-def _sleepers():
-    return [line for line in _command_lines() if "time.sleep(600)" in line and "import time;" in line]
+    return [line for line in lines if f"sleep {OURS}" in line or f"sleep({OURS})" in line]
 
 
 async def test_cancelling_ends_the_program_first(run, place, eventually):
-    task = asyncio.ensure_future(run("/bin/sh", "-c", "echo > inbox/started; sleep 602", seconds=60.0))
+    task = asyncio.ensure_future(run("/bin/sh", "-c", f"echo > inbox/started; sleep {OURS}", seconds=60.0))
     await asyncio.to_thread(eventually, (place / "inbox/started").exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not [line for line in _command_lines() if line == "sleep 602"]
+    assert not _sleepers()
 
 
 async def test_output_keeps_beginning_and_end_and_says_what_is_left_out(python):
@@ -324,13 +324,15 @@ async def test_a_program_killed_by_a_signal_says_so(run):
 
 
 async def test_when_the_launcher_is_killed_the_outcome_is_unknown_and_the_program_ends_too(run, place, eventually):
-    task = asyncio.ensure_future(run("/bin/sh", "-c", "echo > inbox/started; sleep 603", seconds=60.0, action="KILLED"))
+    task = asyncio.ensure_future(
+        run("/bin/sh", "-c", f"echo > inbox/started; sleep {OURS}", seconds=60.0, action="KILLED")
+    )
     await asyncio.to_thread(eventually, (place / "inbox/started").exists)
     launcher = min(find_strays(place / "state", "KILLED"), key=lambda stray: (stray.started, stray.pid))
     os.kill(launcher.pid, signal.SIGKILL)
     ended = await task
     assert ended.cut is not None
-    assert not [line for line in _command_lines() if line == "sleep 603"]
+    assert not _sleepers()
 
 
 def test_strays_of_a_daemon_that_was_killed_are_found_by_their_mark_and_ended(tmp_path):
@@ -358,17 +360,19 @@ def test_programs_end_when_their_daemon_is_killed(place, eventually):
         f"""
         import asyncio, pathlib
         from perdure.daemon.sandbox.programs import Orders, run_program
-        orders = Orders(program="/bin/sh", argv=("/bin/sh", "-c", "echo > inbox/started; (setsid sleep 605 &) ; sleep 605"), env={{}},
+        orders = Orders(program="/bin/sh", argv=("/bin/sh", "-c", "echo > inbox/started; (setsid sleep {OURS} &) ; sleep {OURS}"), env={{}},
                         cwd={str(place)!r}, grants=None, network=False, stdin=b"", seconds_max=100, output_bytes_max=1000,
                         memory_bytes_max=10**9)
         asyncio.run(run_program(orders, state_dir=pathlib.Path({str(place / "state")!r}), action="ORPHAN"))
         """
     )
     with subprocess.Popen([sys.executable, "-c", code]) as daemon:
-        eventually((place / "inbox/started").exists)
-        daemon.kill()
+        try:
+            eventually((place / "inbox/started").exists)
+        finally:
+            daemon.kill()
     eventually(lambda: not find_strays(place / "state"))
-    assert not [line for line in _command_lines() if line == "sleep 605"]
+    assert not _sleepers()
 
 
 def test_the_daemon_that_looks_for_strays_is_none_even_when_a_tool_started_it(tmp_path):

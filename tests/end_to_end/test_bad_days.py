@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.daemon.stage import Stage
-from tests.end_to_end.conftest import Daemon
+from tests.end_to_end.conftest import WAIT_SECONDS, Daemon
 
 from perdure.state.reading import LedgerReader
 
@@ -51,9 +51,7 @@ async def test_a_full_disk_stops_every_action_loudly(stage: Stage, daemon: Daemo
     with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4_096)
-    assert daemon.process is not None
-    assert daemon.process.wait(timeout=60) == 1
-    daemon.process = None
+    assert daemon.ended() == 1
     assert "cannot be written" in daemon.log.read_text() or "cannot write" in daemon.log.read_text()
     assert "nothing runs" in told.read_text()
     code, out = daemon.say("session", "run", "tick")  # nor is a disk that is full a reason to restore a backup
@@ -83,7 +81,7 @@ async def test_clients_that_say_nothing_or_hang_on_do_not_keep_the_daemon_from_s
             client = clients.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(path)
             client.sendall(b"" if number % 2 else b'{"token": "')
-        assert daemon.ask("status")["daemon"]["answers"]
+        await daemon.until(lambda: daemon.ask("status")["daemon"]["answers"])
         assert daemon.stop() == 0
     assert not Path(path).exists()
 
@@ -123,13 +121,11 @@ async def test_a_state_directory_far_down_is_reached(tmp_path: Path) -> None:
     link = tmp_path / "short"
     link.symlink_to(stage.directory)
     stage.playbook("tick", TICK, tools="append_file", extra="schedule: {every: 1s}\n")
-    daemon = Daemon(stage)
-    with daemon.log.open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220 - it is started once, and outlives the call
-            [sys.executable, "-m", "perdure.daemon.cli", "-w", str(link), "run", "--sessions", "2"],
-            stdout=log, stderr=log, cwd=tmp_path,
-        )  # fmt: skip
-    assert process.wait(timeout=60) == 0, daemon.log.read_text()
+    ended = subprocess.run(  # noqa: ASYNC221 - nothing else runs meanwhile
+        [sys.executable, "-m", "perdure.daemon.cli", "-w", str(link), "run", "--sessions", "2"],
+        capture_output=True, cwd=tmp_path, timeout=WAIT_SECONDS, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr.decode()
     assert len((stage.directory / "reports/ticks.log").read_text()) >= 2
 
 
@@ -150,8 +146,7 @@ async def test_a_failure_that_a_crash_kept_from_being_told_is_told_at_the_next_s
     stage.write("die", "")
     await daemon.start()
     daemon.say("session", "run", "fails")
-    assert daemon.process is not None
-    assert daemon.process.wait(timeout=60) == -signal.SIGKILL
+    assert daemon.ended() == -signal.SIGKILL
     assert not (stage.directory / "told.jsonl").exists()
     for _ in range(2):
         await daemon.start()

@@ -13,7 +13,7 @@ import pytest
 CLI = [sys.executable, "-m", "perdure.daemon.cli"]
 
 
-def perdure(*arguments: str, cwd: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
+def perdure(*arguments: str, cwd: Path, seconds: float = 250) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*CLI, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=seconds)
 
 

@@ -13,7 +13,6 @@ PLANTED = 20
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_nothing_drifts_in_a_thousand_sessions(past):
     chance = random.Random(7)
     days = sorted(chance.sample(range(SESSIONS), PLANTED * 2 + PLANTED // 2))

@@ -24,13 +24,11 @@ DRIVER = Path(__file__).parent / "drivers" / "writer.py"
 def test_what_was_acknowledged_survives_a_kill(story):
     story.create().close()
     for round_ in range(6):
-        process = subprocess.Popen([sys.executable, DRIVER, story.directory], stdout=subprocess.PIPE, text=True)
-        for _ in range(50 + 37 * round_):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        acknowledged = [int(line) for line in process.stdout.read().split("\n")[:-1]]
-        process.wait()
-        process.stdout.close()
+        with subprocess.Popen([sys.executable, DRIVER, story.directory], stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(50 + 37 * round_):
+                process.stdout.readline()
+            process.send_signal(signal.SIGKILL)
+            acknowledged = [int(line) for line in process.stdout.read().split("\n")[:-1]]
         with LedgerReader.open(story.path) as reader:
             assert reader.head().seq >= (acknowledged or [0])[-1]
         report = story.verify()

@@ -104,13 +104,16 @@ def booted(outside: Path, repository: Path, eventually: Callable[..., Any]) -> I
             threading.Event().wait(0.1)
             return None
 
-        machine = eventually(running, seconds_max=60)
-        if (
-            sys.base_prefix != "/usr"
-        ):  # its libpython no longer lies where it was linked to; a system's own would be found
-            machine.shell("echo /opt/python/lib >/etc/ld.so.conf && ldconfig")
         try:
-            yield machine
+            machine = eventually(running, seconds_max=120)
+            if (
+                sys.base_prefix != "/usr"
+            ):  # its libpython no longer lies where it was linked to; a system's own would be found
+                machine.shell("echo /opt/python/lib >/etc/ld.so.conf && ldconfig")
+            try:
+                yield machine
+            finally:
+                machine.run("systemctl", "poweroff", check=False)
+                process.wait(timeout=120)
         finally:
-            machine.run("systemctl", "poweroff", check=False)
-            process.wait(timeout=60)
+            process.kill()  # a machine that did not boot or did not power off

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from perdure.daemon.init import init_workspace
@@ -21,13 +22,12 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_daemon_comes_back_from_a_kill_and_from_a_hang_and_stops_cleanly(
     supervised: Callable[..., Any], home: Path, eventually: Callable[..., Any]
 ) -> None:
     workspace = home / "workspace"
     init_workspace(workspace, example="log-triage", machine_logs=[])
-    with supervised(BIN / "perdure", workspace, 4) as running:
+    with supervised(BIN / "perdure", workspace) as running:
 
         def beating_after(pid: int) -> int | None:
             info = running.info()
@@ -43,6 +43,8 @@ def test_the_daemon_comes_back_from_a_kill_and_from_a_hang_and_stops_cleanly(
         os.kill(first, signal.SIGKILL)
         second = eventually(lambda: beating_after(first))
         os.kill(second, signal.SIGSTOP)  # silent, and deaf to SIGABRT too: the second tick kills
+        eventually(lambda: psutil.Process(second).status() == psutil.STATUS_STOPPED)
+        running.age_heartbeat(second)
         third = eventually(lambda: beating_after(second))
         assert len({first, second, third}) == 3
     with LedgerReader.open(running.state / "ledger.db") as reader:

@@ -22,7 +22,7 @@ def manager(tmp_path: Path):
     """A service manager's end of the notify socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(10)
+        listener.settimeout(120)
         yield listener
 
 
@@ -57,12 +57,14 @@ def test_a_start_that_brings_an_older_ledger_up_to_date_is_given_time_for_it(
     command = [sys.executable, "-m", "perdure.daemon.cli", "-w", str(stage.directory), "run", "--quiet"]
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        manager.settimeout(60)
-        said = [heard(manager)]
-        while "READY" not in said[-1]:
-            said.append(heard(manager))
-        process.terminate()
-        _, log = process.communicate(timeout=60)
+        try:
+            said = [heard(manager)]
+            while "READY" not in said[-1]:
+                said.append(heard(manager))
+            process.terminate()
+            _, log = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 0, log
     words = f"bringing the ledger up to date: {events} of {events} events"
     assert said[0] == {"STATUS": words, "EXTEND_TIMEOUT_USEC": "60000000"}

@@ -29,6 +29,7 @@ stop = threading.Event()
 
 def hang(*_):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    (workspace / "hangs").touch()
     while True:
         signal.pause()
 
@@ -53,7 +54,7 @@ def stand_in(home: Path) -> Path:
 def test_supervisord_starts_it_again_and_its_watchdog_ends_a_silent_one(
     supervised: Callable[..., Any], stand_in: Path, home: Path, eventually: Callable[..., Any]
 ) -> None:
-    with supervised(stand_in, home, 1) as running:
+    with supervised(stand_in, home) as running:
 
         def beating_after(pid: int) -> int | None:
             info = running.info()
@@ -68,6 +69,8 @@ def test_supervisord_starts_it_again_and_its_watchdog_ends_a_silent_one(
         second = eventually(lambda: beating_after(first))
 
         running.signal("USR1")  # it hangs, deaf to SIGTERM
+        eventually((home / "hangs").exists)
+        running.age_heartbeat(second)
         third = eventually(lambda: beating_after(second))
         assert f"perdure ({second}) has been silent" in (running.state / "watchdog.log").read_text()
         assert "Fatal Python error: Aborted" in (running.state / "perdure.log").read_text()
@@ -84,7 +87,7 @@ def test_supervisord_starts_it_again_and_its_watchdog_ends_a_silent_one(
 def test_what_supervisord_writes_is_for_its_user_alone(
     supervised: Callable[..., Any], stand_in: Path, home: Path, eventually: Callable[..., Any]
 ) -> None:
-    with supervised(stand_in, home, 60) as running:
+    with supervised(stand_in, home) as running:
         eventually(lambda: running.info()["statename"] == "RUNNING")
         open_to_others = [path.name for path in running.state.iterdir() if path.stat().st_mode & 0o077]
         assert open_to_others == []

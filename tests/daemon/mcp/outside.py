@@ -18,7 +18,7 @@ HOSTILE = Path(__file__).parent / "drivers" / "hostile_server.py"
 NODE_SERVERS = REPOSITORY / ".cache" / "mcp-node" / "node_modules" / "@modelcontextprotocol"
 
 
-def hostile_config(directory: Path, *, more: str = "", tools: str = "", timeout: str = "20s") -> str:
+def hostile_config(directory: Path, *, more: str = "", tools: str = "", timeout: str = "60s") -> str:
     """`[mcp.odd]`: the hostile server, confined to its own directory."""
     return f"""
 timezone = "UTC"
@@ -29,7 +29,7 @@ command = ["{sys.executable}", "{HOSTILE}", "{directory / "odd"}"]
 read = ["{HOSTILE.parent}"]
 write = ["odd"]
 timeout = "{timeout}"
-start_timeout = "20s"
+start_timeout = "60s"
 message_bytes_max = "1MB"
 {more}
 {tools}
@@ -39,7 +39,7 @@ message_bytes_max = "1MB"
 class Outside(Stage):
     """A stage whose server `odd` does what `mode` says."""
 
-    def __init__(self, directory: Path, *, more: str = "", tools: str = "", timeout: str = "20s") -> None:
+    def __init__(self, directory: Path, *, more: str = "", tools: str = "", timeout: str = "60s") -> None:
         super().__init__(directory)
         self.write("perdure.toml", hostile_config(directory, more=more, tools=tools, timeout=timeout))
         self.write("policies/outside.yaml", POLICY)
@@ -113,7 +113,7 @@ def node() -> Path:
     return Path(wheel.__file__).parent / "bin" / "node"
 
 
-async def until(condition, seconds_max: float = 20.0) -> None:
+async def until(condition, seconds_max: float = 60.0) -> None:
     """Let the loop run until `condition` holds."""
     async with asyncio.timeout(seconds_max):
         while not condition():

@@ -143,7 +143,8 @@ async def test_accept_shows_and_asks_and_the_daemon_takes_it_up(tmp_path: Path) 
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        await until((outside.directory / "state/control.sock").exists, 60.0)
+        while not json.loads((await cli(outside, "--json", "status")).stdout)["daemon"]["answers"]:
+            assert daemon.poll() is None
         told = await cli(outside, "--json", "tools", "accept", "odd", "--yes")
         assert told.exit_code == 0, told.output
         assert "odd__note" in json.loads(told.stdout)["accepted"]

@@ -104,7 +104,7 @@ async def test_what_breaks_before_the_call_has_failed_and_was_never_sent(
     outside: Outside, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LIST_SECONDS", 2.0)
-    outside.setting('start_timeout = "20s"', 'start_timeout = "3s"')
+    outside.setting('start_timeout = "60s"', 'start_timeout = "3s"')
     outside.mode(mode)
     async with outside.runtime() as runtime:
         await outside.run(runtime, "work")
@@ -117,7 +117,7 @@ async def test_what_breaks_before_the_call_has_failed_and_was_never_sent(
 async def test_a_hanging_start_is_bounded(tmp_path: Path) -> None:
     outside = Outside(tmp_path / "w")
     await outside.accept()
-    outside.setting('start_timeout = "20s"', 'start_timeout = "1s"')
+    outside.setting('start_timeout = "60s"', 'start_timeout = "1s"')
     outside.note()
     outside.mode("hang-at initialize")
     async with outside.runtime() as runtime:

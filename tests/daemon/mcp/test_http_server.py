@@ -115,7 +115,7 @@ embedding = "none"
 url = "http://127.0.0.1:{server.server_port}/mcp"
 headers = {{Authorization = {{secret = "WEB_SECRET", prefix = "Bearer "}}, X-Team = "ops"}}
 message_bytes_max = "1MB"
-timeout = "10s"
+timeout = "60s"
 """,
     )
     stage.write("policies/outside.yaml", POLICY)
@@ -167,7 +167,7 @@ async def test_an_event_stream_without_end_ends_the_connection(tmp_path: Path, m
             (end,) = ended(runtime)
             assert end["status"] == "unknown"
             assert "more than 3000000 bytes in one call" in str(end["error"])
-        assert server.hung_up.wait(timeout=30)
+        assert server.hung_up.wait(timeout=60)
 
 
 async def test_a_redirect_to_another_origin_gets_neither_call_nor_secret(tmp_path: Path) -> None:
