@@ -203,10 +203,8 @@ class Chroma:
 
 
 def _nearest(collection: Any, vector: Any, limit: int) -> list[str]:
-    count = min(limit, collection.count())
-    if count == 0:
-        return []
-    ids: list[str] = collection.query(query_embeddings=vector, n_results=count, include=[])["ids"][0]
+    # Where there are fewer it names them all. Asking it how many there are takes longer than asking for the nearest.
+    ids: list[str] = collection.query(query_embeddings=vector, n_results=limit, include=[])["ids"][0]
     return ids
 
 

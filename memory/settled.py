@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import nsmallest
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 from perdure.memory.facts import Fact, Settling
@@ -105,8 +105,14 @@ class FactsOfScope:
         """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
         if self._ranked is None:
             self._ranked = sorted(self._rank.values())
-        shared = Counter(id for word in query_terms(query) for id in self._with_word.get(word, ()))
-        chosen = [rank[-1] for _, rank in nsmallest(limit, ((-count, self._rank[id]) for id, count in shared.items()))]
+        shared = Counter(chain.from_iterable(self._with_word.get(word, ()) for word in query_terms(query)))
+        sharing: dict[int, list[str]] = defaultdict(list)
+        for id, count in shared.items():
+            sharing[count].append(id)
+        chosen: list[str] = []
+        for count in sorted(sharing, reverse=True):
+            ranks = map(self._rank.__getitem__, sharing[count])
+            chosen += [rank[-1] for rank in nsmallest(limit - len(chosen), ranks)]
         if len(chosen) < limit:
             chosen += islice((id for *_, id in self._ranked if id not in shared), limit - len(chosen))
         return [self._held[id] for id in chosen]

@@ -23,6 +23,15 @@ def test_ordinary_text_is_counted_exactly(text):
     assert tokens.count(text) == len(tokens.encoder("o200k_base").encode_ordinary(text))
 
 
+@pytest.mark.parametrize("run", [" " * 256, "\u3000\n" * 128, "a" * 2_048, "\x1c" * 2_048, "é1\x1f!" * 512])
+def test_no_long_run_is_overlooked_wherever_it_begins(run):
+    for before in (*range(130), *range(1_000, 1_050), 2_047, 2_048):
+        text = ("word " * 500)[: before - before % 5] + "b c d"[: before % 5] + run + " end"
+        assert tokens._LONG_RUN.search(text)
+        assert tokens._may_have_long_run(text)
+    assert not tokens._may_have_long_run("word " * 5_000)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
