@@ -15,7 +15,7 @@ from perdure.state.events import Event
 from perdure.state.projections import rebuild
 from perdure.state.reading import LedgerReader, read_only_uri
 from perdure.state.refusals import LedgerRefused
-from perdure.state.schema import APPLICATION_ID, PROJECTION_TABLES, SCHEMA_VERSION
+from perdure.state.schema import APPLICATION_ID, PROJECTION_TABLES, SCHEMA_VERSION, own_triggers
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -188,6 +188,13 @@ def check_projection_tables(connection: sqlite3.Connection, path: Path) -> None:
     if missing or connection.execute("SELECT COUNT(*) FROM ledger").fetchone()[0] == 0:
         what = f"its tables {', '.join(missing)} are gone" if missing else "its projections are empty"
         raise PerdureError("open", str(path), what, "Make them anew from the events: `perdure ledger rebuild`")
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+    if differ := sorted(found ^ own_triggers().keys()):
+        what = f"the triggers that keep its events from being changed were taken out, or others put in: {', '.join(differ)}"
+        hint = (
+            "See that `perdure verify` finds the events sound; then `perdure ledger rebuild` makes the triggers again"
+        )
+        raise PerdureError("open", str(path), what, hint)
 
 
 def check_tail(connection: sqlite3.Connection, path: Path) -> None:

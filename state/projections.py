@@ -39,7 +39,7 @@ from perdure.state.journal import (
 from perdure.state.outside_tools import OutsideToolRow, outside_tool, outside_tools
 from perdure.state.reading import LedgerReader
 from perdure.state.refusals import LedgerRefused
-from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, SCHEMA_VERSION, Executor, statements
+from perdure.state.schema import PROJECTION_TABLES, PROJECTIONS, SCHEMA_VERSION, Executor, own_triggers, statements
 from perdure.state.sessions import (
     NOTHING_SPENT,
     CallRow,
@@ -113,11 +113,17 @@ def apply_all(db: Executor, events: Sequence[Event]) -> None:
 
 
 def rebuild(db: sqlite3.Connection, events: Iterable[Event]) -> None:
-    """Drop all projections, an older Perdure's too, and make them anew from the events, inside the caller's transaction."""
+    """Drop all projections, an older Perdure's too, and make them anew from the events, inside the caller's transaction; and
+    what keeps the database from changing events, where somebody took it out."""
     for table in PROJECTION_TABLES:
         db.execute(f'DROP TABLE IF EXISTS "{table}"')
     for statement in statements(PROJECTIONS):
         db.execute(statement)
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        quoted = name.replace('"', '""')
+        db.execute(f'DROP TRIGGER "{quoted}"')
+    for trigger in own_triggers().values():
+        db.execute(trigger)
     head = 0
     cursor = db.cursor()
     for event in events:

@@ -288,3 +288,9 @@ def statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(current):
             yield current
             current = ""
+
+
+def own_triggers() -> dict[str, str]:
+    """What keeps the database from changing events, by name."""
+    made = [statement.split() for statement in statements(TRUTH)]
+    return {words[2]: " ".join(words) for words in made if words[:2] == ["CREATE", "TRIGGER"]}

@@ -131,7 +131,8 @@ def _check_chain(
                     searches += 1
                     place = _place_of(reader.connection, seq, previous)
                 if place is not None:
-                    report.add(seq, "reordered", f"the event that belongs here stands at {place}")
+                    there, hash_ = place  # what follows is held against the one that belongs here
+                    report.add(seq, "reordered", f"the event that belongs here stands at {there}")
                 else:
                     report.add(seq, "edited", f"its hash does not fit what it says ({type_})")
             value = parse(body)
@@ -187,8 +188,8 @@ def _check_anchor(
             given_up[restart] = max(given_up.get(restart, 0), line.seq)
             continue
         found = reader.rows("SELECT hash FROM events WHERE seq = ?", line.seq)
-        if not found:
-            lost = max(lost, line.seq)
+        if not found:  # deleted in the middle, which the chain told, or with the tail
+            lost = max(lost, line.seq) if line.seq > report.head.seq else lost
         elif found[0][0] != line.hash:
             replaced = [min([line.seq, *replaced]), max([line.seq, *replaced])]
         elif line.epoch == report.epoch:
@@ -302,11 +303,11 @@ def _pages(db: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
         yield page
 
 
-def _place_of(db: sqlite3.Connection, seq: int, previous: str | None) -> int | None:
-    """Where the event stands that follows `previous` as number `seq`, if it is still in the file."""
+def _place_of(db: sqlite3.Connection, seq: int, previous: str | None) -> tuple[int, str] | None:
+    """Where the event stands that follows `previous` as number `seq`, if it is still in the file, and its hash."""
     for other, at, type_, body, payload_hash, hash_, *_ in itertools.chain.from_iterable(_pages(db)):
         if other != seq and chain.link(seq, at, type_, body, payload_hash, previous) == hash_:
-            return int(other)
+            return int(other), str(hash_)
     return None
 
 

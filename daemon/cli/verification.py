@@ -25,6 +25,7 @@ GRACE = MINUTE
 SHOWN_MAX = 20
 SLOT_KINDS = frozenset({"slot-gap", "slot-count", "slot-unexpected"})
 TABLE_KINDS = frozenset({"older-schema", "projection-differs", "place-differs"})
+TRUTH = ("table events ", "table payloads ", "table ownership ")  # what no events lead to
 
 
 @click.command()
@@ -149,9 +150,10 @@ def _print(
 
 def next_step(invocation: Invocation, findings: list[Finding]) -> str:
     """What to do about a ledger in which this was found."""
-    kinds = {finding.kind for finding in findings if finding.grave}
+    grave = [finding for finding in findings if finding.grave]
+    kinds = {finding.kind for finding in grave}
     restore = f"`{invocation.command} restore PATH` goes back to a backup"
-    if kinds <= TABLE_KINDS:
+    if all(_made_by_rebuild(finding) for finding in grave):
         return (
             f"Its events are sound: stop the daemon, then `{invocation.command} ledger rebuild` makes the tables anew"
         )
@@ -160,6 +162,10 @@ def next_step(invocation: Invocation, findings: list[Finding]) -> str:
     if kinds == {"unreadable"}:  # which says itself what to do
         return "The file is left as it is"
     return f"Keep the file as it is: it shows what was done. {restore}, beside which it is kept"
+
+
+def _made_by_rebuild(finding: Finding) -> bool:
+    return finding.kind in TABLE_KINDS or (finding.kind == "schema-changed" and not finding.detail.startswith(TRUTH))
 
 
 def accounted_until(invocation: Invocation) -> int:

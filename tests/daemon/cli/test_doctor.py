@@ -123,6 +123,27 @@ def test_doctor_sees_tables_that_say_other_than_the_events_and_how_to_make_them_
     sound.text("doctor")
 
 
+def test_what_a_rebuild_mends_needs_no_backup_and_what_it_does_not_mend_does(sound):
+    def alter(*statements):
+        with closing(sqlite3.connect(sound.state / "ledger.db", isolation_level=None)) as db:
+            for statement in statements:
+                db.execute(statement)
+
+    alter("DROP TRIGGER events_are_never_updated", "DROP INDEX slots_due", "ALTER TABLE sessions ADD COLUMN mine ANY")
+    for command in ("verify", "doctor"):
+        text = sound.text(command, code=1)
+        assert "trigger events_are_never_updated is missing" in text
+        assert "table sessions was changed" in text
+        assert "ledger rebuild" in text
+        assert "restore" not in text
+    sound.text("ledger", "rebuild")
+    sound.text("verify")
+    alter("ALTER TABLE payloads ADD COLUMN mine ANY")
+    text = sound.text("verify", code=1)
+    assert "restore" in text
+    assert "ledger rebuild" not in text
+
+
 def test_doctor_sees_a_disk_that_is_nearly_full(parked, monkeypatch):
     monkeypatch.setattr(doctor, "FREE_BYTES_BAD", shutil.disk_usage(parked.state).free + 10**12)
     text = parked.text("doctor", "--quick", code=1)
