@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from perdure.daemon.retention import drop_stashes
 from perdure.errors import PerdureError
 from perdure.memory.copies import summaries_made_from
+from perdure.memory.extraction import Extraction
+from perdure.memory.rows import Pin, Record, event_number
 from perdure.state.events import (
     JSON,
     CompactionResumed,
@@ -92,12 +94,19 @@ def forget(ledger: Ledger, identifiers: Identifiers, now: int, uid: int, *, reco
     """Never show or rebuild this memory record (`r12`), fact (`f12`) or standing instruction again. The ledger's own events
     stay (see `erase`)."""
     del identifiers, now
-    number = int(record[1:]) if record[:1] in {"r", "f"} and record[1:].isdigit() else 0
-    if record not in pins(ledger.reader) and (not number or ledger.reader.event(number) is None):
+    number = event_number(record)
+    if record not in pins(ledger.reader) and not (number and _is_told(ledger.reader, number)):
         cause = "there is no record, fact or standing instruction of this id"
         raise PerdureError("forget", record, cause, "`perdure memory search TEXT`, `facts` and `pins` name them")
     (event,) = ledger.commit(MemoryForgotten(record=record, uid=uid))
     return {"record": record, "seq": event.seq}
+
+
+def _is_told(reader: LedgerReader, seq: int) -> bool:
+    """Whether memory makes anything of this event: a record, or a standing instruction."""
+    event = reader.event(seq)
+    changes = [] if event is None else Extraction(reader).changes(event)
+    return any(isinstance(change, Record | Pin) for change in changes)
 
 
 def resume_compaction(ledger: Ledger, identifiers: Identifiers, now: int, uid: int) -> Answer:

@@ -27,6 +27,7 @@ STORY_SHARE = 0.35  # of what pinned text leaves; what the story does not use, r
 FACTS_SHARE = 0.20
 LEFT_OUT_MAX = 20  # of what was left out, the best are named in the manifest
 REACH = 1.5  # of the budget, in recalled records that are looked at: some are passed over, told already, or too long
+DISPUTED = ", DISPUTED: a person said otherwise"
 FACT_MAX = 600  # characters of a fact's value in a context; the whole stays in memory
 
 _NAMED = re.compile(r"\[(r\d+)")  # a record that a line of the story tells of
@@ -61,6 +62,7 @@ class Material:
     story: Sequence[Summary]  # oldest first
     facts: Sequence[Fact]  # best first; those that hold and those disputed
     superseded: AbstractSet[str]  # ids of the records that say what holds no longer
+    disputed: AbstractSet[str]  # ids of those that say otherwise than a person did
     fact_of: Mapping[str, str]  # of the record behind it, the id of each fact
     recalled: Sequence[Found]  # best first
 
@@ -190,12 +192,12 @@ def _pinned_item(pinned: Pinned, encoding: str) -> Item:
 
 def _lines(request: ContextRequest, material: Material, room: int, encoding: str) -> _Lines:
     recalled = (
-        _recalled_line(found, request.task, encoding)
+        _recalled_line(found, request.task, found.record.id in material.disputed, encoding)
         for found in material.recalled
         if found.record.id not in material.superseded
     )
     return _Lines(
-        story=[_story_line(summary, material.superseded, encoding) for summary in material.story],
+        story=[_story_line(summary, material, encoding) for summary in material.story],
         facts=list(_within(REACH * FACTS_SHARE * room, (_fact_line(fact, encoding) for fact in material.facts))),
         recalled=list(_within(REACH * room, recalled)),
     )
@@ -211,12 +213,15 @@ def _within(room: float, lines: Iterable[_Line]) -> Iterator[_Line]:
         yield line
 
 
-def _story_line(summary: Summary, superseded: AbstractSet[str], encoding: str) -> _Line:
+def _story_line(summary: Summary, material: Material, encoding: str) -> _Line:
     mark = ", untrusted" if summary.untrusted else ""
     heading = f"## {summary.level} {minute(summary.start)} to {minute(summary.end)} ({summary.task}{mark})"
     told = summary.text
-    for id in superseded & set(_NAMED.findall(told)):
+    named = set(_NAMED.findall(told))
+    for id in material.superseded & named:
         told = told.replace(f"[{id}]", f"[{id}, no longer so]")
+    for id in material.disputed & named:
+        told = told.replace(f"[{id}]", f"[{id}{DISPUTED}]")
     count = summary.tokens if told is summary.text else tokens.count(told, encoding)
     source = (
         f"{len(summary.covers)} records, {summary.covers[0]} to {summary.covers[-1]}"
@@ -230,7 +235,7 @@ def _story_line(summary: Summary, superseded: AbstractSet[str], encoding: str) -
 
 def _fact_line(fact: Fact, encoding: str) -> _Line:
     said = ", said by a person" if fact.speaker == "person" else ""
-    disputed = ", DISPUTED: a person said otherwise" if fact.standing == "disputed" else ""
+    disputed = DISPUTED if fact.standing == "disputed" else ""
     value = one_line(fact.value, FACT_MAX)
     text = f"- [{fact.id}] {fact.subject} — {fact.attribute}: {value} (since {minute(fact.valid_from)}{said}{disputed})"
     return _Line(
@@ -240,10 +245,10 @@ def _fact_line(fact: Fact, encoding: str) -> _Line:
     )
 
 
-def _recalled_line(found: Found, task: str, encoding: str) -> _Line:
+def _recalled_line(found: Found, task: str, disputed: bool, encoding: str) -> _Line:
     record = found.record
     whose = f" {record.task}," if record.task not in {None, task} else ""
-    mark = ", untrusted" if record.untrusted else ""
+    mark = (", untrusted" if record.untrusted else "") + (DISPUTED if disputed else "")
     day, time = minute(record.at).rsplit(" ", 1)
     text = f"- [{record.id} {time}{whose} {record.speaker}{mark}] {record.text}"
     # A record's text is counted when it is written; a name of digits costs a token for each three.

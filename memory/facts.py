@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from perdure.memory.store import Claim, Speaker, fact_key
 
 VALUE_MAX = 4_000  # characters; a longer value is a document, not a fact
 SOURCES_MAX = 8  # ledger events that a fact names; how often it was confirmed is counted beyond
+
+Standing: TypeAlias = Literal["current", "superseded", "disputed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Fact:
     valid_to: int | None
     source: str
     speaker: Speaker
-    standing: Literal["current", "superseded", "disputed"] = "current"
+    standing: Standing = "current"
     superseded_by: str | None = None
     confirmed: int = 1
 

@@ -25,9 +25,9 @@ from perdure.memory.facts import Fact
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.query_vectors import QueryVectors
-from perdure.memory.recall import CANDIDATES, Found, Weights, search
+from perdure.memory.recall import CANDIDATES, Found, Recalled, Weights, search
 from perdure.memory.settled import Settled
-from perdure.memory.since import corrected, gone, known_facts, standing, tells_of
+from perdure.memory.since import facts_now, gone, known_facts, standing, tells_of
 from perdure.memory.store import MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
@@ -41,21 +41,6 @@ EMBED_SECONDS_MAX = 10.0  # the child's start included: a second on an idle mach
 FACTS_MAX = 200  # facts that an assembly looks at
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
-    """One record that answers a query. `source` names ledger events; `untrusted` marks a tool's words."""
-
-    id: str
-    text: str
-    score: float
-    source: str
-    at: int
-    kind: str = ""
-    speaker: str = ""
-    untrusted: bool = False
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,15 +282,13 @@ class Memory:
         near = self._near(request.scope, request.query, candidates)
         recalled = self._search(request.scope, request.query, near, request.now, int(assembly.REACH * request.budget))
         without = gone(self._store, self._reader)  # where memory could not be brought up to date
-        self._settled.refresh()
-        facts = self._settled.of(request.scope)
-        facts.remove(without)
-        with facts.with_more(corrected(self._store, self._reader, request.scope, without)):
+        with facts_now(self._settled, self._store, self._reader, request.scope, without) as facts:
             material = assembly.Material(
                 standing=standing(self._store, self._reader, request.scope, without),
                 story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
                 facts=facts.relevant(request.query, FACTS_MAX),
                 superseded=facts.superseded,
+                disputed=facts.disputed,
                 fact_of=facts.fact_of,
                 recalled=[each for each in recalled if each.record.seq not in without],
             )
@@ -313,27 +296,23 @@ class Memory:
         return replace(context, candidates=tuple(self._catalogue.ids(near.rows)), candidates_by=near.by)
 
     async def recall(self, scope: str, query: str, limit: int = 10) -> list[Recalled]:
-        """What memory knows about `query`, best first."""
+        """What memory knows about `query`, best first, without what a person forgot or erased since the last compaction."""
         return await self._in_worker(lambda: self._recall(scope, query, limit))
 
     def _recall(self, scope: str, query: str, limit: int) -> list[Recalled]:
-        return [
-            Recalled(
-                id=found.record.id, text=found.record.text, score=found.score, at=found.record.at, kind=found.record.kind,
-                source=" ".join(f"#{seq}" for seq in found.record.sources), speaker=found.record.speaker,
-                untrusted=found.record.untrusted, why=found.why,
-            )
-            for found in self._there_still(self._found(scope, query))[:limit]
-        ]  # fmt: skip
-
-    def _found(self, scope: str, query: str) -> list[Found]:
         self._catalogue.refresh()
-        return self._search(scope, query, self._near(scope, query), self._now())
-
-    def _there_still(self, found: Sequence[Found]) -> list[Found]:
-        """Without what a person forgot or erased since the last compaction: a session may be under way."""
+        found = self._search(scope, query, self._near(scope, query), self._now())
         without = gone(self._store, self._reader)
-        return [each for each in found if each.record.seq not in without]
+        there = [each for each in found if each.record.seq not in without][:limit]
+        with facts_now(self._settled, self._store, self._reader, scope, without) as facts:
+            return [
+                Recalled(
+                    id=each.record.id, text=each.record.text, score=each.score, at=each.record.at, kind=each.record.kind,
+                    source=" ".join(f"#{seq}" for seq in each.record.sources), speaker=each.record.speaker,
+                    untrusted=each.record.untrusted, standing=facts.standing(each.record.id), why=each.why,
+                )
+                for each in there
+            ]  # fmt: skip
 
     def _search(self, scope: str, query: str, near: _Near, now: int, tokens_max: int | None = None) -> list[Found]:
         return search(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from perdure.memory.catalogue import NONE, Catalogue, Rows
 from perdure.memory.dates import named_days
 from perdure.memory.embedding import Vectors
+from perdure.memory.facts import Standing
 from perdure.memory.keys import similarities
 from perdure.memory.store import Record
 from perdure.memory.terms import QUERY_CHARACTERS_MAX, query_terms
@@ -61,6 +62,23 @@ class Found:
         parts += [f"vector #{self.vector_rank} ({self.similarity:.3f})"] if self.vector_rank else []
         parts += [f"beside {self.beside}"] if self.beside else []
         return f"recalled: {', '.join(parts)}; score {self.score:.4f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """One record that answers a query. `source` names ledger events; `untrusted` marks a tool's words; `standing` says how the
+    fact stands that it tells of (None: it tells of none)."""
+
+    id: str
+    text: str
+    score: float
+    source: str
+    at: int
+    kind: str
+    speaker: str
+    untrusted: bool
+    standing: Standing | None
+    why: str
 
 
 def search(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Speaker: TypeAlias = Literal["person", "agent", "tool", "perdure"]
 Level: TypeAlias = Literal["session", "day", "week", "month"]
+
+_NAME = re.compile(r"[rf]([1-9][0-9]{0,17})")
 
 WORKSPACE = "workspace"  # the scope that reads what every task remembers
 
@@ -91,6 +94,12 @@ class Receipt:
     ineffective: int
     model_stopped: int
     detail: str
+
+
+def event_number(name: str) -> int:
+    """The ledger event that a record (`r12`) or fact (`f12`) was made from; 0 where this names neither."""
+    named = _NAME.fullmatch(name)
+    return int(named[1]) if named else 0
 
 
 def fact_key(subject: str, attribute: str) -> str:

@@ -11,7 +11,7 @@ from heapq import nsmallest
 from itertools import chain, islice
 from typing import TypeAlias
 
-from perdure.memory.facts import Fact, Settling
+from perdure.memory.facts import Fact, Settling, Standing
 from perdure.memory.rows import WORKSPACE, Claim, fact_key
 from perdure.memory.store import Store
 from perdure.memory.terms import query_terms
@@ -65,6 +65,7 @@ class FactsOfScope:
         self._rank: dict[str, Rank] = {}
         self._ranked: list[Rank] | None = None  # of these, in order once somebody asked
         self.superseded: set[str] = set()  # the records that say what holds no longer
+        self.disputed: set[str] = set()  # those that say otherwise than a person did
         self.fact_of: dict[str, str] = {}  # the fact that a record tells of
 
     def add(self, claim: Claim) -> None:
@@ -96,10 +97,17 @@ class FactsOfScope:
                 for each in said:
                     del self.fact_of[_record(each)]
                     self.superseded.discard(_record(each))
+                    self.disputed.discard(_record(each))
             left = [claim for claim in self._claims.pop(key) if claim.seq != seq]
             for claim in left:
                 self._claims[key].append(claim)
                 self._settle(key, claim)
+
+    def standing(self, record: str) -> Standing | None:
+        """How the fact stands that this record tells of; None where it tells of none."""
+        if record not in self.fact_of:
+            return None
+        return "superseded" if record in self.superseded else "disputed" if record in self.disputed else "current"
 
     def relevant(self, query: str, limit: int) -> list[Fact]:
         """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
@@ -124,10 +132,15 @@ class FactsOfScope:
             fact = settling.facts[place]
             self._drop(fact.id)
             if fact.standing == "superseded":
-                self.superseded.update(map(_record, settling.said[place]))
+                said = set(map(_record, settling.said[place]))
+                self.superseded |= said
+                self.disputed -= said
             else:
                 self._hold(fact)
-        self.fact_of[_record(claim.seq)] = settling.facts[changed[-1]].id
+        fact = settling.facts[changed[-1]]
+        self.fact_of[_record(claim.seq)] = fact.id
+        if fact.standing == "disputed":
+            self.disputed.add(_record(claim.seq))
 
     def _hold(self, fact: Fact) -> None:
         self._held[fact.id] = fact

@@ -3,9 +3,13 @@ from memory that is not up to date."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from perdure.memory.extraction import Extraction, Unpinned
 from perdure.memory.facts import Fact, settle
 from perdure.memory.rows import WORKSPACE, Claim, Pin, Summary, fact_key
+from perdure.memory.settled import FactsOfScope, Settled
 from perdure.memory.store import Store
 from perdure.state.reading import LedgerReader
 
@@ -27,6 +31,18 @@ def corrected(store: Store, reader: LedgerReader, scope: str, without: set[int])
     events = reader.events(after=store.watermark, types=("memory.corrected",))
     told = [change for event in events for change in extraction.changes(event) if isinstance(change, Claim)]
     return [claim for claim in told if claim.seq not in without and (scope == WORKSPACE or claim.task in {None, scope})]
+
+
+@contextmanager
+def facts_now(
+    settled: Settled, store: Store, reader: LedgerReader, scope: str, without: set[int]
+) -> Iterator[FactsOfScope]:
+    """The facts that a scope sees as they stand now: without what is gone, and with what people put right since."""
+    settled.refresh()
+    facts = settled.of(scope)
+    facts.remove(without)
+    with facts.with_more(corrected(store, reader, scope, without)):
+        yield facts
 
 
 def known_facts(

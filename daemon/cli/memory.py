@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from perdure.memory.store import Store
 
 SESSIONS_THAT_TELL = 20  # with fewer, what empty files take would be told a thousandfold
+STANDINGS: dict[str | None, tuple[str, str]] = {
+    "superseded": ("  superseded: no longer so", "warn"),
+    "disputed": ("  disputed: a person said otherwise", "ask"),
+}
 
 
 @click.group()
@@ -80,7 +84,8 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
     """Recall records that fit TEXT, by their words (sessions also search by meaning)."""
     from perdure.memory.catalogue import Catalogue
     from perdure.memory.recall import search as recall
-    from perdure.memory.since import gone
+    from perdure.memory.settled import Settled
+    from perdure.memory.since import facts_now, gone
 
     with _store(invocation) as store:
         catalogue = Catalogue(store, with_vectors=False)
@@ -90,19 +95,21 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
         )
         without = gone(store, invocation.ledger)
         found = [hit for hit in fitting if hit.record.seq not in without][:limit]
+        with facts_now(Settled(store), store, invocation.ledger, _scope(task), without) as facts:
+            standings = [facts.standing(hit.record.id) for hit in found]
     if invocation.as_json:
-        invocation.emit(
-            "recall",
-            {
-                "query": text,
-                "records": [{**memory_sources.record_json(f.record), "score": f.score, "why": f.why} for f in found],
-            },
-        )
+        records = [
+            {**memory_sources.record_json(hit.record), "standing": standing, "score": hit.score, "why": hit.why}
+            for hit, standing in zip(found, standings, strict=True)
+        ]
+        invocation.emit("recall", {"query": text, "records": records})
         return
     if not found:
         invocation.say((f"Nothing in memory fits {exact(text)}.", "faint"))
-    for hit in found:
-        invocation.out.print(memory_sources.record_line(invocation, hit.record), soft_wrap=True)
+    for hit, standing in zip(found, standings, strict=True):
+        heading = memory_sources.record_line(invocation, hit.record)
+        heading.append(*STANDINGS.get(standing, ("",)))
+        invocation.out.print(heading, soft_wrap=True)
         invocation.say("    ", hit.record.text)
         invocation.say(("    " + hit.why, "faint"))
 

@@ -22,25 +22,29 @@ COVERED_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a name stands for: a summary with the records it was made from, or one record and the summaries that tell of it."""
+    """What a name stands for: a summary with the records it was made from, or one record and the summaries that tell of it. A
+    `stale` summary tells of what was forgotten or erased since: its text is not shown."""
 
     summary: Summary | None
     records: list[Record]
     above: list[Summary]
+    stale: bool = False
 
 
 def find(invocation: Invocation, store: Store, name: str) -> Sources:
     """What memory and the ledger know of `name`. A record whose text has left memory is told by the ledger. Raises
     PerdureError, saying who forgot it where somebody did."""
-    from perdure.memory.since import gone
+    from perdure.memory.rows import event_number
+    from perdure.memory.since import gone, tells_of
 
+    without = gone(store, invocation.ledger)
     summary = store.summary(name)
     if summary is not None:
-        records = store.records(summary.covers)
-        ordered = [records[id] for id in summary.covers if id in records]
-        return Sources(summary, [_as_told(invocation, record) for record in ordered], [])
-    number = int(name[1:]) if name[:1] in {"r", "f"} and name[1:].isdigit() else 0  # f12 is the fact of record r12
-    without = gone(store, invocation.ledger)
+        left = tuple(id for id in summary.covers if event_number(id) not in without)
+        records = store.records(left)
+        ordered = [_as_told(invocation, records[id]) for id in left if id in records]
+        return Sources(replace(summary, covers=left), ordered, [], stale=tells_of(summary, without))
+    number = event_number(name)  # f12 is the fact of record r12
     held = None if number in without else store.records([f"r{number}"]).get(f"r{number}")
     if held is not None:
         return Sources(None, [_as_told(invocation, held)], store.summaries_of(held.id))
@@ -88,7 +92,7 @@ def _event_hint(number: int) -> str:
 def show(invocation: Invocation, sources: Sources) -> None:
     """Print it."""
     if sources.summary is not None:
-        _print_summary(invocation, sources.summary)
+        _print_summary(invocation, sources.summary, sources.stale)
     for each in sources.records[:COVERED_SHOWN]:
         _print_record(invocation, each)
     if len(sources.records) > COVERED_SHOWN:
@@ -98,7 +102,7 @@ def show(invocation: Invocation, sources: Sources) -> None:
         invocation.say(("covered by summary ", "faint"), (higher.id, "id"), (f" ({higher.level})", "faint"))
 
 
-def _print_summary(invocation: Invocation, summary: Summary) -> None:
+def _print_summary(invocation: Invocation, summary: Summary, stale: bool) -> None:
     period = f"{full_moment(summary.start, invocation.zone)} to {full_moment(summary.end, invocation.zone)}"
     invocation.say(
         ("summary ", "heading"),
@@ -107,7 +111,11 @@ def _print_summary(invocation: Invocation, summary: Summary) -> None:
         (f"  #{summary.seq}" if summary.seq is not None else "", "place"),
         ("  tools' words: untrusted" if summary.untrusted else "", "ask"),
     )
-    invocation.out.print(Text(harmless(summary.text)), soft_wrap=True)
+    if stale:
+        why = "it tells of what was forgotten or erased since; the next session makes it again without"
+        invocation.say((f"(its text is not shown: {why})", "warn"))
+    else:
+        invocation.out.print(Text(harmless(summary.text)), soft_wrap=True)
     invocation.say((f"made from {count(len(summary.covers), 'record')}:", "heading"))
 
 
@@ -147,7 +155,7 @@ def record_line(invocation: Invocation, record: Record) -> Text:
 def sources_json(sources: Sources) -> dict[str, Any]:
     """`why` as JSON."""
     return {
-        "summary": None if sources.summary is None else _summary_json(sources.summary),
+        "summary": None if sources.summary is None else _summary_json(sources.summary, sources.stale),
         "records": [record_json(each) for each in sources.records],
         "in_summaries": [each.id for each in sources.above],
     }
@@ -170,14 +178,14 @@ def record_json(record: Record) -> dict[str, Any]:
     }
 
 
-def _summary_json(summary: Summary) -> dict[str, Any]:
+def _summary_json(summary: Summary, stale: bool) -> dict[str, Any]:
     return {
         "summary": summary.id,
         "task": summary.task,
         "level": summary.level,
         "start": iso(summary.start),
         "end": iso(summary.end),
-        "text": summary.text,
+        "text": None if stale else summary.text,
         "tokens": summary.tokens,
         "covers": list(summary.covers),
         "untrusted": summary.untrusted,

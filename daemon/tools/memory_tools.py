@@ -48,6 +48,8 @@ class RecordView(Protocol):
     def at(self) -> int: ...
     @property
     def untrusted(self) -> bool: ...
+    @property
+    def standing(self) -> str | None: ...
 
 
 class MemoryView(Protocol):
@@ -63,7 +65,7 @@ RECALL = ToolSpec(
     name="recall",
     description=(
         "Ask memory. With subject or attribute: facts, newest first, past values included. With query: records of earlier "
-        "sessions that are near it in meaning."
+        "sessions that are near it in meaning; standing superseded: no longer so, disputed: a person said otherwise."
     ),
     args_schema=schemas.args(
         query=schemas.text("What to look for", minLength=1, maxLength=2_000),
@@ -93,7 +95,8 @@ REMEMBER = ToolSpec(
 @dataclass(frozen=True, slots=True)
 class Recall:
     """`{"facts": [{"subject", "attribute", "value", "valid_from", "valid_to", "standing", "said_by", "source"}],
-    "records": [{"text", "at", "source", "untrusted"}]}`: a fact stands `current`, `superseded` or `disputed`."""
+    "records": [{"text", "at", "source", "untrusted", "standing"}]}`: a fact stands `current`, `superseded` or `disputed` (an
+    agent's word against a person's), and so does a record that tells one; of another record it is null."""
 
     memory: MemoryView
     spec: ToolSpec = RECALL
@@ -116,7 +119,13 @@ class Recall:
             if "query" in args:
                 near = await self.memory.recall(call.scope, str(args["query"]), limit)
                 records = [
-                    {"text": record.text, "at": iso(record.at), "source": record.source, "untrusted": record.untrusted}
+                    {
+                        "text": record.text,
+                        "at": iso(record.at),
+                        "source": record.source,
+                        "untrusted": record.untrusted,
+                        "standing": record.standing,
+                    }
                     for record in near
                 ]
         except PerdureError as error:

@@ -86,6 +86,7 @@ def materials(draw):
         facts=[fact for fact in facts if fact.standing == "current"],
         recalled=found,
         superseded=frozenset(f"r{fact.id[1:]}" for fact in facts if fact.standing == "superseded"),
+        disputed=frozenset(f"r{fact.id[1:]}" for fact in facts if fact.standing == "disputed"),
         fact_of={f"r{fact.id[1:]}": fact.id for fact in facts},
     )
 
@@ -106,7 +107,13 @@ CONTEXTS_OF_A_CASE = 4
 
 @settings(max_examples=500, deadline=None)
 @given(*CASES)
-@example(Material(standing=[], story=[], facts=[], superseded=frozenset(), fact_of={}, recalled=[]), [], 0, 0, 1.0)
+@example(
+    Material(standing=[], story=[], facts=[], superseded=frozenset(), disputed=frozenset(), fact_of={}, recalled=[]),
+    [],
+    0,
+    0,
+    1.0,
+)
 def test_no_context_is_above_its_budget(material, pinned, budget, overhead, factor):  # 2,000 contexts
     check_budgets(material, pinned, budget, overhead, factor)
 
@@ -137,7 +144,16 @@ def check_budgets(material, pinned, budget, overhead, factor):
 
 
 def fitting(**changes):
-    empty = {"standing": [], "story": [], "facts": [], "superseded": frozenset(), "fact_of": {}, "recalled": []}
+    nothing = frozenset()
+    empty = {
+        "standing": [],
+        "story": [],
+        "facts": [],
+        "superseded": nothing,
+        "disputed": nothing,
+        "fact_of": {},
+        "recalled": [],
+    }
     return Material(**{**empty, **changes})
 
 
@@ -200,6 +216,20 @@ def test_a_superseded_fact_is_never_shown_as_one_that_holds():
     assert "[f2] web-1 — owner: data" in context.text
     assert "[r1, no longer so]" in context.text
     assert context.text.count("owner: ops") == 1
+
+
+def test_a_disputed_fact_that_the_story_or_recall_tells_is_marked_where_the_list_of_facts_has_no_room_for_it():
+    story = Summary(
+        id="session/1", task="t", level="session", start=1, end=2, text="[r1] web-1 — owner: mallory", tokens=9, covers=("r1",),
+        untrusted=False, made_by="extractive",
+    )  # fmt: skip
+    record = _record(2, "web-1 — owner: eve " + "and so on " * 60)
+    found = [Found(record=record, score=1.0, word_rank=1, vector_rank=None, similarity=None)]
+    told = fitting(disputed=frozenset({"r1", "r2"}), fact_of={"r1": "f1", "r2": "f2"}, recalled=found, story=[story])
+    lines = assemble(request(), told).text.splitlines()
+    for value in ("mallory", "eve"):
+        (line,) = [line for line in lines if f"owner: {value}" in line]
+        assert "DISPUTED: a person said otherwise]" in line
 
 
 def _record(seq, text):

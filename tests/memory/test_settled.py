@@ -76,6 +76,11 @@ def test_what_is_kept_is_what_settling_anew_gives(store, steps):
                 assert facts.relevant("who has web-1 or b", 100) == held
                 assert facts.relevant("who has web-1 or b", 2) == held[:2]
                 assert superseded <= facts.superseded
+                first = {f"r{fact.id[1:]}": fact.standing for fact in held}
+                assert {record: facts.standing(record) for record in first} == first
+                assert {f"r{facts.fact_of[record][1:]}" for record in facts.disputed} == {
+                    record for record, standing in first.items() if standing == "disputed"
+                }
                 assert not facts.superseded & {facts.fact_of[f"r{fact.id[1:]}"].replace("f", "r") for fact in held}
 
 
@@ -141,3 +146,26 @@ async def test_a_correction_counts_before_memory_has_read_it_and_once(past, ask)
     assert "web-1 — owner: data" in (await memory.assemble(ask("who is the owner of web-1"))).text
     assert [(fact.value, fact.confirmed) for fact in await memory.facts("triage")] == [("data", 1)]
     await memory.close()
+
+
+async def test_what_recall_returns_says_how_the_fact_in_it_stands(past):
+    past.session(past.remember("web-1", "owner", "ops"), past.remember("web-2", "owner", "ops"))
+    past.session(past.action("read_file", {"path": "owner.txt"}, "web-1 and its owner"))
+    past.correct("web-1", "owner", "data")
+    memory = past.memory()
+    await memory.compact("triage", scope="triage")
+    past.session(past.remember("web-1", "owner", "mallory"))
+    await memory.compact("triage", scope="triage")
+    past.correct("web-2", "owner", "data")  # and this no compaction has read
+    standings = {
+        each.text: each.standing for each in await memory.recall("triage", "who is the owner of web-1 or web-2")
+    }
+    await memory.close()
+    by_words = {text: standing for text, standing in standings.items() if "owner: " in text}
+    assert by_words == {
+        "web-1 — owner: ops": "superseded",
+        "web-1 — owner: mallory": "disputed",
+        "web-2 — owner: ops": "superseded",
+        "a person (uid 0) corrected: web-1 — owner: data": "current",
+    }
+    assert [standing for text, standing in standings.items() if "read_file" in text] == [None]

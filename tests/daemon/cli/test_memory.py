@@ -47,7 +47,7 @@ def test_a_record_a_fact_and_a_summary_lead_to_the_ledger(answered):
     (found,) = told["records"]
     assert found["text_in"] == "memory"
     assert all(f"#{seq}" in answered.text("memory", "why", record) for seq in found["sources"])
-    (summary,) = told["in_summaries"]
+    (summary,) = [each for each in told["in_summaries"] if each.startswith("session/")]  # its day may be over by now
     above = answered.json("memory", "why", summary)
     assert record in [each["record"] for each in above["records"]]
     assert f"[{record}]" in above["summary"]["text"]
@@ -70,6 +70,42 @@ def test_what_is_corrected_or_forgotten_is_so_at_once_and_not_only_after_the_nex
     assert [fact["value"] for fact in answered.json("memory", "facts")["facts"]] == ["Ada"]
     refused = answered.call("memory", "why", record)
     assert (refused.exit_code, "had it forgotten" in refused.stderr) == (1, True)
+
+
+def test_search_says_of_each_record_how_the_fact_in_it_stands(answered):
+    answered.call("memory", "correct", "web-1", "owner", "Ada")
+    answered.call("memory", "correct", "web-1", "owner", "Eve")
+    compact(answered)
+    answered.call("memory", "correct", "web-2", "owner", "Ada")
+    records = answered.json("memory", "search", "web-1 owner", "-n", "200")["records"]
+    standings = {each["text"].partition(": ")[2]: each["standing"] for each in records}
+    assert standings["web-1 — owner: Ada"] == "superseded"
+    assert standings["web-1 — owner: Eve"] == "current"
+    assert {each["standing"] for each in records if each["kind"] == "action"} <= {None}
+    (line,) = [line for line in answered.text("memory", "search", "web-1 owner").splitlines() if "superseded" in line]
+    assert "no longer so" in line
+    answered.call("memory", "correct", "web-1", "owner", "Bob")  # which no session has read yet
+    again = answered.json("memory", "search", "web-1 owner")["records"]
+    assert [each["standing"] for each in again if "Eve" in each["text"]] == ["superseded"]
+
+
+def test_a_summary_does_not_tell_what_was_forgotten_since(answered):
+    compact(answered)
+    record, told = ended(answered)
+    words = told["records"][0]["text"].partition(" succeeded")[0]
+    (summary,) = [each for each in told["in_summaries"] if each.startswith("session/")]
+    assert words in answered.text("memory", "why", summary)
+    answered.call("memory", "forget", record)
+    page = answered.text("memory", "why", summary)
+    assert words not in page
+    assert "next session" in page
+    above = answered.json("memory", "why", summary)
+    assert record not in [each["record"] for each in above["records"]] + above["summary"]["covers"]
+    assert above["summary"]["text"] is None
+    assert above["records"], "what nobody forgot is still told"
+    compact(answered)
+    assert "r" in answered.json("memory", "why", summary)["summary"]["text"]
+    assert words not in answered.text("memory", "why", summary)
 
 
 def test_text_that_has_left_memory_is_told_by_the_ledger(answered):
@@ -99,6 +135,10 @@ def test_what_was_forgotten_says_who_and_where_the_ledger_has_it(answered):
     [
         (("forget", "r99999"), "no record"),
         (("forget", "nonsense"), "no record"),
+        (("forget", "r1"), "no record"),
+        (("forget", "f2"), "no record"),
+        (("forget", "r" + "9" * 30), "no record"),
+        (("why", "r" + "9" * 30), "none of this id"),
         (("correct", " ", "owner", "x"), "empty"),
         (("correct", "web-1", "owner", "x" * 4_001), "4,001 characters"),
         (("why", "r99999"), "none of this id"),

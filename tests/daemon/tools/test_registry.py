@@ -90,6 +90,7 @@ class Record:
     source: str
     at: int
     untrusted: bool = True
+    standing: str | None = "disputed"
 
 
 class Memory:
@@ -118,7 +119,9 @@ async def test_recall_shows_facts_newest_first_and_records(make_workspace):
         ("current", "agent"),
         ("superseded", "agent"),
     ]
-    assert value["records"] == [{"text": "it was so", "at": "1970-01-01T00:00:01Z", "source": "#3", "untrusted": True}]
+    assert value["records"] == [
+        {"text": "it was so", "at": "1970-01-01T00:00:01Z", "source": "#3", "untrusted": True, "standing": "disputed"}
+    ]
     assert memory.asked == [("workspace", "a", None, False, 3), ("workspace", "how was it?", 3)]
 
 
