@@ -297,5 +297,10 @@ def _cel_type(schema: Any) -> Any:
     return cel.Type.DYN
 
 
+_NOT_GIVEN = re.compile(r'No value with name "args\.(\w+)" found')
+
+
 def _first_line(message: str) -> str:
+    if found := _NOT_GIVEN.search(message):
+        return f"args.{found[1]} was not given; `given.{found[1]} &&` before it says what is meant then"
     return message.strip().splitlines()[0].removesuffix(" [INTERNAL]")[:200] if message.strip() else "no reason given"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,10 +16,12 @@ from perdure.policies.model import Facts
 from perdure.policies.patterns import is_glob, is_under, lexical, name_glob
 from perdure.policies.rules import Rule
 
+_ARGUMENT = re.compile(r"\bargs\.(\w+)")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Lint:
-    """One remark. `code` is stable for machines: no-tool, any-program, unreachable, shadowed, shadowed-deny, overlap,
+    """One remark. `code` is stable for machines: no-tool, any-program, not-given, unreachable, shadowed, shadowed-deny, overlap,
     missing-test, no-tests."""
 
     file: str
@@ -32,7 +35,8 @@ class Lint:
 
 def lints(policies: PolicySet) -> list[Lint]:
     """Every remark on the policies, in order of place. Rules are compared by what they name; conditions only if equal."""
-    return sorted({*_tools(policies), *_any_program(policies), *_covered(policies), *_untested(policies)})
+    found = (_tools, _any_program, _not_given, _covered, _untested)
+    return sorted({lint for look in found for lint in look(policies)})
 
 
 def _tools(policies: PolicySet) -> Iterator[Lint]:
@@ -66,11 +70,26 @@ def _any_program(policies: PolicySet) -> Iterator[Lint]:
             yield Lint(rule.file, rule.line, "any-program", says)
 
 
+def _not_given(policies: PolicySet) -> Iterator[Lint]:
+    """Conditions on an argument that may be left out, with no word on what is meant then."""
+    for rule in policies.rules:
+        for tool in matched_tools(rule, policies.signatures) if rule.when is not None else ():
+            schema = tool.args_schema
+            for name in sorted(set(_ARGUMENT.findall(rule.when or ""))):
+                properties = schema.get("properties") or {}
+                if name not in properties or name in schema.get("required", ()) or "default" in properties[name]:
+                    continue
+                if not re.search(rf"\bgiven\.{name}\b", rule.when or ""):
+                    says = f"{rule.name!r} asks a person about every {tool.name} without {name}, which is optional"
+                    yield Lint(rule.file, rule.line, "not-given", f"{says}; begin with `given.{name} &&`")
+
+
 def _covered(policies: PolicySet) -> Iterator[Lint]:
     """Rules that another rule makes pointless, and pairs that decide differently about the same actions."""
     rules = [rule for rule in policies.rules if rule.decide is not None]
     for one, other in combinations(rules, 2):
-        if one.shadow != other.shadow or (_is_shipped(one) and _is_shipped(other)):
+        shipped = _is_shipped(one), _is_shipped(other)
+        if one.shadow != other.shadow or all(shipped):
             continue  # the library's exceptions to its own rules are meant
         for narrow, wide in ((one, other), (other, one)):
             if narrow.require is not None or not covers(wide, narrow, policies.workspace):
@@ -89,7 +108,8 @@ def _covered(policies: PolicySet) -> Iterator[Lint]:
             break
         else:
             if (
-                one.decide != other.decide
+                not any(shipped)  # what the library excepts from one's own rules is what it is used for
+                and one.decide != other.decide
                 and "auto" in {one.decide, other.decide}
                 and _overlap(one, other, policies.workspace)
             ):

@@ -48,7 +48,7 @@ HTTP_REQUEST = ToolSpec(
         method={
             "type": "string",
             "enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            "description": "Default GET",
+            "default": "GET",
         },
         headers={
             "type": "object",

@@ -170,10 +170,30 @@ def codes(policies):
             "overlap",
         ),
         (["{name: a, tools: [notify], decide: auto}"], 1, "no-tests"),
+        (["""{name: a, tools: [run_command], when: "args.script.contains('x')", decide: deny}"""], 3, "not-given"),
     ],
 )
 def test_what_is_probably_not_meant_is_remarked_upon(workspace, rules, line, code):
     assert (line, code) in codes(workspace.rules(*rules))
+
+
+def test_what_the_library_excepts_from_ones_own_rules_is_no_remark(workspace):
+    policies = workspace.load(
+        "version: 1\nuse: [egress, ops, read-only, workspace-writer, business-hours]\nrules:\n"
+        "  - {name: ours, tools: [http_request], host: {in: [a.example]}, method: {in: [GET]}, decide: auto}\n"
+        "  - {name: ours too, tools: [run_command], program: {in: [touch]}, path: {under: tmp}, decide: auto}\n"
+        "tests:\n"
+        "  - {tool: http_request, args: {url: 'https://a.example/'}, given: {weekday: wed, hour: 9}, expect: auto}\n"
+        "  - {tool: run_command, args: {command: [touch, tmp/x]}, given: {weekday: wed, hour: 9}, expect: auto}\n"
+    )
+    assert codes(policies) == []
+
+
+def test_an_optional_argument_that_is_not_given_is_told_in_words(workspace):
+    policies = workspace.rules("""{name: a, tools: [run_command], when: "args.script.contains('x')", decide: deny}""")
+    decision = decide(policies, "run_command", {"command": ["ls"]})
+    assert decision.decision == "escalate"
+    assert "args.script was not given; `given.script &&` before it says what is meant then" in decision.reason
 
 
 def test_rules_without_a_test_are_remarked_upon(workspace):

@@ -75,6 +75,8 @@ def server(make_server):
 async def test_a_get_is_a_read_and_returns_status_and_text(workspace, server):
     prepared = workspace.prepare("http_request", url=f"{server.url}/a?b=c#d")
     assert (prepared.effect, prepared.method, prepared.url) == ("read", "GET", f"{server.url}/a?b=c")
+    # policy files' own tests take it from the schema, and must decide as the daemon does
+    assert prepared.spec.args_schema["properties"]["method"]["default"] == prepared.method
     result = await workspace.tools["http_request"].run(prepared, workspace.call())
     assert result.ok
     assert result.value["status"] == 200
