@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tests.daemon.stage import CONFIG as BASE
+
 from perdure.daemon.planners.moves import Finish, Move, Proposal, Reply, Request, Usage, View
 from perdure.daemon.runtime import Runtime
 
 Answers = Callable[[View], Move]
 
-CONFIG = """
-timezone = "UTC"
-[memory]
-embedding = "none"
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+def model_table(base_url: str = NOBODY, name: str = "drawing") -> str:
+    """`[model]` of a perdure.toml: a model that costs nothing, asked at `base_url`."""
+    return f"""
 [model]
-name = "drawing"
-base_url = "http://127.0.0.1:9/v1"
-prices = {input = 0, output = 0}
+name = "{name}"
+base_url = "{base_url}"
+prices = {{input = 0, output = 0}}
 completion_tokens = 200
+"""
+
+
+def config(base_url: str = NOBODY, name: str = "drawing") -> str:
+    """A perdure.toml with such a model."""
+    return BASE + model_table(base_url, name)
+
+
+CONFIG = config()
+FALLBACK = f"""
+[model.fallback]
+name = "other"
+base_url = "{NOBODY}"
+key = "NO_SUCH_KEY"
+prices = {{input = 0, output = 0}}
 """
 TASK = """---
 name: report

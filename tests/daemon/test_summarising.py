@@ -8,7 +8,7 @@ import re
 import sqlite3
 
 import pytest
-from tests.daemon.drawing import CONFIG, TASK
+from tests.daemon.drawing import FALLBACK, TASK, config
 from tests.daemon.planners import scripted_server as scripted
 from tests.daemon.stage import Stage, events
 
@@ -21,8 +21,7 @@ WORDS = "the quick brown fox jumps over the lazy dog again and again while nobod
 
 @pytest.fixture
 def stage(stage: Stage, server) -> Stage:
-    config = CONFIG.replace("http://127.0.0.1:9/v1", server.url).replace("[memory]", '[memory]\nsummaries = "model"')
-    stage.write("perdure.toml", config)
+    stage.write("perdure.toml", config(server.url).replace("[memory]", '[memory]\nsummaries = "model"'))
     stage.write("tasks/report.md", TASK.replace("steps: 4", "steps: 9"))
     for name in "abcdef":
         stage.write(f"inbox/{name}.log", f"{WORDS * 3}{name}")
@@ -103,8 +102,7 @@ async def test_a_missing_key_is_refused_before_anything_is_reserved(stage: Stage
 
 
 async def test_a_fallback_that_cannot_even_be_asked_costs_nothing_and_the_session_goes_on(stage: Stage, server) -> None:
-    fallback = '[model.fallback]\nname = "other"\nbase_url = "http://127.0.0.1:9/v1"\nkey = "NO_SUCH_KEY"\nprices = {input = 0, output = 0}\n'
-    stage.write("perdure.toml", (stage.directory / "perdure.toml").read_text() + fallback)
+    stage.write("perdure.toml", (stage.directory / "perdure.toml").read_text() + FALLBACK)
     server.script[:] = [*reads(), scripted.raw(401, b"{}"), *finishes()]
     async with stage.runtime() as runtime:
         await stage.run(runtime, "report")
@@ -170,7 +168,7 @@ async def test_a_call_that_a_crash_cut_off_is_charged_in_full(stage: Stage, serv
 
 
 async def test_nothing_is_asked_for_where_the_configuration_does_not_say_so(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("perdure.toml", config(server.url))
     server.script[:] = [*reads(), *finishes()]
     async with stage.runtime() as runtime:
         await stage.run(runtime, "report")
@@ -228,7 +226,7 @@ async def test_the_zone_of_a_task_is_in_the_ledger_and_said_again_when_the_works
         assert loaded.body["timezone"] == "UTC"
     async with stage.runtime() as runtime:
         assert len(events(runtime, "task.loaded")) == 1
-    config = (stage.directory / "perdure.toml").read_text()
-    stage.write("perdure.toml", config.replace('timezone = "UTC"', 'timezone = "Asia/Tokyo"'))
+    text = (stage.directory / "perdure.toml").read_text()
+    stage.write("perdure.toml", text.replace('timezone = "UTC"', 'timezone = "Asia/Tokyo"'))
     async with stage.runtime() as runtime:
         assert [event.body["timezone"] for event in events(runtime, "task.loaded")] == ["UTC", "Asia/Tokyo"]

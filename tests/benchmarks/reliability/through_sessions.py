@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import structlog
+from tests.daemon.drawing import config
 from tests.wrapped_tool import WrappedTool
 
 from perdure.daemon import operations
@@ -29,16 +30,6 @@ from perdure.state.events import JSON
 from .in_memory import MODEL, SESSIONS_WARM_UP, TASK
 from .workflows import ANSWER_TOKENS, TOOLS, Cell, Outcome, Row, Workflow, prompt_tokens
 
-CONFIG = """
-timezone = "UTC"
-[memory]
-embedding = "none"
-[model]
-name = "stochastic"
-base_url = "http://127.0.0.1:9/v1"
-prices = {input = 0, output = 0}
-completion_tokens = 200
-"""
 FRONT = """---
 name: workflow
 planner: model
@@ -150,7 +141,7 @@ class StochasticPlanner:
 def furnish(row: Row, steps: int, directory: Path) -> None:
     for name in ("policies", "tasks", "tools"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    (directory / "perdure.toml").write_text(CONFIG + TOOLS)
+    (directory / "perdure.toml").write_text(config(name=MODEL) + TOOLS)
     (directory / "tools/act").write_text("#!/bin/sh\nexit 0\n")
     (directory / "tools/act").chmod(0o755)
     (directory / "policies/policy.yaml").write_text(row.policy())

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.daemon.drawing import model_table
 from tests.daemon.mcp.outside import Outside
 from tests.daemon.planners import scripted_server as scripted
 from tests.daemon.stage import events
@@ -18,13 +19,6 @@ use: [egress]
 rules:
   - {name: noting, tools: ["odd__*"], decide: auto}
   - {name: anywhere, tools: [http_request], method: {in: [GET]}, decide: auto}
-"""
-MODEL = """
-[model]
-name = "drawing"
-base_url = "URL"
-prices = {input = 0, output = 0}
-completion_tokens = 200
 """
 TASK = """---
 name: work
@@ -96,7 +90,7 @@ async def test_what_a_model_takes_has_the_trust_of_the_field_it_stands_in(
     tmp_path: Path, trusted, url, sources, asks
 ) -> None:
     with scripted.serving() as server:
-        outside = await noted(tmp_path / "w", trusted=trusted + MODEL.replace("URL", server.url))
+        outside = await noted(tmp_path / "w", trusted=trusted + model_table(server.url))
         outside.write("tasks/work.md", TASK)
         calls = [("odd__note", {"line": "a"}), ("http_request", {"url": url}), ("finish", {"says": "done"})]
         server.script[:] = [scripted.message(calls=[(tool, json.dumps(args))]) for tool, args in calls]
