@@ -45,11 +45,14 @@ def test_no_intent_without_a_decision(story, open_session):
         ledger.commit(story.decision("A", open_session, decided))
         with refused(ledger, "undecided"):
             ledger.commit(story.intent("A", open_session))
+    row = p.action(ledger.reader, "A")
+    assert (row.decision, row.state, row.seq_intended) == ("deny", "denied", None)
 
 
 def test_no_intent_for_what_was_never_proposed(story, open_session):
     with refused(story.ledger, "no-such-action"):
         story.ledger.commit(story.intent("A", open_session))
+    assert p.action(story.ledger.reader, "A") is None
 
 
 @pytest.mark.parametrize("field", [{"digest": "sha256:x"}, {"tool": "other"}, {"effect": "once"}, {"task": "other"}])
@@ -58,6 +61,8 @@ def test_the_intent_is_for_exactly_what_was_decided(story, open_session, field):
     ledger.commit(story.proposal("A", open_session), story.decision("A", open_session))
     with refused(ledger, "session-mismatch" if "task" in field else "action-mismatch"):
         ledger.commit(story.intent("A", open_session, **field))
+    row = p.action(ledger.reader, "A")
+    assert (row.decision, row.state, row.seq_intended) == ("auto", "decided", None)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,9 @@ def test_one_attempt_at_a_time_and_one_outcome_each(story, open_session):
         ledger.commit(story.intent("A", open_session, attempt=2))
     with refused(ledger, "not-unknown"):
         ledger.commit(story.outcome("A", open_session, settles=True))
+    row = p.action(ledger.reader, "A")
+    assert (row.state, row.status, row.attempt) == ("ended", "succeeded", 1)
+    assert p.open_intents(ledger.reader) == []
 
 
 @pytest.mark.parametrize("effect", ["read", "idempotent", "probeable", "once"])
@@ -176,6 +184,8 @@ def test_an_approval_authorises_one_attempt(story, open_session):
     ledger.commit(story.decision(action, open_session, "escalate"), story.question("again", action, open_session))
     ledger.commit(story.answer("again"))
     ledger.commit(story.intent(action, open_session, attempt=2, approval="again"))
+    assert [p.escalation(ledger.reader, each).state for each in (question, "again")] == ["used", "used"]
+    assert p.action(ledger.reader, action).attempt == 2
 
 
 def test_an_approval_of_another_action_authorises_nothing(story, open_session):
@@ -187,6 +197,8 @@ def test_an_approval_of_another_action_authorises_nothing(story, open_session):
         ledger.commit(story.intent(second, open_session, digest="sha256:other", approval=question))
     with refused(ledger, "no-such-escalation"):
         ledger.commit(story.intent(first, open_session, approval="forged"))
+    assert p.escalation(ledger.reader, question).state == "approved"
+    assert p.open_intents(ledger.reader) == []
 
 
 def test_a_denied_question_authorises_nothing(story, open_session):
@@ -198,6 +210,7 @@ def test_a_denied_question_authorises_nothing(story, open_session):
         ledger.commit(story.intent(action, open_session, approval=question))
     with refused(ledger, "escalation-answered"):
         ledger.commit(story.answer(question))
+    assert p.open_intents(ledger.reader) == []
 
 
 def test_policies_in_force_now_override_an_approval(story, open_session):
@@ -207,6 +220,8 @@ def test_policies_in_force_now_override_an_approval(story, open_session):
     ledger.commit(story.decision(action, open_session, "deny"))
     with refused(ledger, "denied"):
         ledger.commit(story.intent(action, open_session, approval=question))
+    assert p.open_intents(ledger.reader) == []
+    assert p.action(ledger.reader, action).decision == "deny"
 
 
 def test_nothing_is_approved_or_used_after_expiry(story, open_session):
@@ -244,6 +259,8 @@ def test_silence_that_approves_does_so_for_a_while_and_once(story, open_session)
         ledger.commit(story.intent("A", open_session, approval="E"))
     story.at -= 5 * MINUTE
     ledger.commit(story.intent("A", open_session, approval="E"))
+    assert p.escalation(ledger.reader, "E").state == "used"
+    assert [row.action for row in p.open_intents(ledger.reader)] == ["A"]
 
 
 def test_the_same_question_is_joined_not_asked_again(story, open_session):
@@ -257,6 +274,7 @@ def test_the_same_question_is_joined_not_asked_again(story, open_session):
     ledger.commit(story.answer(question))
     with refused(ledger, "not-awaiting"):  # the joined action ends with the question
         ledger.commit(story.intent("B", open_session, approval=question))
+    assert p.open_intents(ledger.reader) == []
 
 
 def test_an_approved_action_runs_in_the_resuming_session_only(story, open_session):
@@ -298,6 +316,8 @@ def test_a_task_has_one_session_at_a_time(story, open_session):
         ledger.commit(story.opening(open_session, "triage", "triage/manual/9"))
     with refused(ledger, "session-closed"):
         ledger.commit(story.proposal("A", open_session))
+    assert [row.task for row in p.open_sessions(ledger.reader)] == ["another"]
+    assert p.action(ledger.reader, "A") is None
 
 
 def test_a_session_does_not_close_over_an_open_intent(story, open_session):
@@ -328,6 +348,8 @@ def test_a_slot_opens_once_and_closes_once(story):
         ledger.commit(e.SlotOpened(**slot(100)))
     with refused(ledger, "slot-closed"):
         ledger.commit(story.opening("S", "triage", "triage/scheduled/100"))
+    (row,) = p.slots(ledger.reader)
+    assert (row.due, row.outcome) == (100, "ran")
 
 
 def test_a_range_of_missed_firings_is_one_slot_and_overlaps_none(story):

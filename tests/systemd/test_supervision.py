@@ -110,10 +110,12 @@ def test_beats_come_thrice_as_often_as_the_watchdog_needs(
 
 
 def test_nobody_listening_or_a_dead_listener_harms_nothing(tmp_path: Path) -> None:
-    for environ in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}):
-        supervision = Supervision(environ)
+    for address in ("", str(tmp_path / "gone")):
+        supervision = Supervision({"NOTIFY_SOCKET": address})
         supervision.ready("up")
         supervision.stopping("down")
+        assert supervision.listening == bool(address)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_socket_does_not_block_the_loop(manager: socket.socket, tmp_path: Path) -> None:
@@ -145,10 +147,18 @@ async def test_the_heartbeat_tells_whose_and_how_old(manager: socket.socket, tmp
 
 
 async def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    supervision = Supervision({}, heartbeat=tmp_path / "missing" / "heartbeat")
+    directory = tmp_path / "missing"
+    supervision = Supervision({}, heartbeat=directory / "heartbeat")
+    slept = 0
 
     async def sleep(_seconds: float) -> None:
-        raise asyncio.CancelledError
+        nonlocal slept
+        slept += 1
+        if slept == 2:
+            directory.mkdir()
+        if slept == 3:
+            raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
         await supervision.keep_beating(sleep)
+    assert seconds_since_beat(directory / "heartbeat", os.getpid()) is not None  # once it can be written, it is
