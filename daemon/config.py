@@ -43,6 +43,7 @@ BUILT_IN_TOOLS: Final = (
     "follow_up",
 )
 
+ANSWERS_PER_CALL_MAX: Final = 16
 _ARGUMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _ARGUMENT_USED = re.compile(r"\$\{[^}]*?\bargs\.([A-Za-z_][A-Za-z0-9_]*)")
@@ -159,8 +160,8 @@ class ModelConfig(Strict):
     `provider` is `openai-compatible` (with `base_url`), `local` (a llama.cpp server that Perdure starts on loopback for
     `file`), or a provider's name such as `openai` or `anthropic`. `factor` is how much more the model's own count may be
     than ours (without it, what is safe for its family). `prices` overrides the price list. `answers_per_call` is how many
-    draws of a vote one call may ask for (`n` of OpenAI's chat format), so that their common prompt is paid for once; for
-    servers that know it.
+    draws of a vote one call may ask for (`n` of OpenAI's chat format), so that their common prompt is paid for once: 16 for
+    `openai-compatible`, else 1.
     """
 
     provider: str = "openai-compatible"
@@ -174,9 +175,16 @@ class ModelConfig(Strict):
     seconds_max: Duration = 120.0
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     vote_temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
-    answers_per_call: Annotated[int, Field(ge=1, le=16)] = 1
+    answers_per_call: Annotated[int, Field(ge=1, le=ANSWERS_PER_CALL_MAX)] = 1
     prices: Prices | None = None
     fallback: ModelConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _many_where_that_may_be(cls, told: object) -> object:
+        if isinstance(told, dict) and told.get("provider", "openai-compatible") == "openai-compatible":
+            return {"answers_per_call": ANSWERS_PER_CALL_MAX, **told}
+        return told
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ModelConfig:

@@ -50,6 +50,7 @@ class ModelPlanner:
         learned = [(factors or {}).get(_who(one), 1.0) for one in self._chain]
         self.factor = min(FACTOR_MAX, max(*(factor_of(one) for one in self._chain), *learned))
         self._composed: dict[int, tuple[Request, Prompt]] = {}
+        self._gives: dict[str, int] = {}  # answers to one call, of who gave fewer than asked for
 
     def overhead(self, tools: Sequence[ToolSpec]) -> int:
         """Tokens of every call for schemas, rules and framing, times the factor."""
@@ -62,7 +63,7 @@ class ModelPlanner:
         first = self._chain[0]
         providers.check_key(first)
         prompt = self._compose(view)
-        draws = max(1, min(view.draws, first.answers_per_call))
+        draws = min(view.draws, self._answers_max(first))
         prices = [price_usd(one, prompt.tokens, one.completion_tokens * draws) for one in self._chain]
         body: dict[str, JSON] = {
             "provider": first.provider,
@@ -106,7 +107,7 @@ class ModelPlanner:
                 reply = _left_alone(_who(config), left_alone, reply)
                 continue
             seconds = min(max(0.0, until - clock()), config.seconds_max)
-            reply = await self._ask(config, view, prompt, seconds, min(request.draws, config.answers_per_call))
+            reply = await self._ask(config, view, prompt, seconds, min(request.draws, self._answers_max(config)))
             if self._circuits is not None:
                 (self._circuits.failed if reply.failed else self._circuits.answered)(_who(config))
             if (
@@ -131,6 +132,8 @@ class ModelPlanner:
             return Reply(move=failure, usage=nothing, raw=raw, failed=outcome.failed or "failed")
         usage = outcome.usage
         self._learn(usage, prompt)
+        if 1 + len(outcome.others) < draws:
+            self._gives[_who(config)] = 1 + len(outcome.others)
         spent_in = usage.input_tokens if usage and usage.input_tokens is not None else prompt.tokens
         told_out = usage.output_tokens if usage else None
         spent_out = told_out if told_out is not None else config.completion_tokens * draws
@@ -148,6 +151,9 @@ class ModelPlanner:
             usd=price_usd(config, spent_in, spent_out) or 0.0,
             raw=outcome.raw,
         )
+
+    def _answers_max(self, config: ModelConfig) -> int:
+        return min(config.answers_per_call, self._gives.get(_who(config), config.answers_per_call))
 
     def _learn(self, usage: Usage | None, prompt: Prompt) -> None:
         """A provider that counts more than was reserved raises the factor of the calls that follow."""

@@ -33,6 +33,7 @@ PAUSES_SECONDS = (0.5, 2.0)  # before the second and the third attempt, where th
 RETRY_AFTER_SECONDS_MAX = 20.0  # who asks for a longer pause is asked again by a later session, or not at all
 DETAIL_CHARACTERS_MAX = 500
 RAW_CHARACTERS_MAX = 100_000
+BAD_REQUEST = (400, 422)
 TOKENS_MAX = 2**40  # a provider that claims more is not believed
 
 DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
@@ -57,6 +58,7 @@ async def ask(config: ModelConfig, prompt: Prompt, completion_cap: int, seconds_
     """`draws` independent answers (or fewer: not every server gives several), each of up to `completion_cap` tokens, within
     `seconds_max` in all. Raises PerdureError only for the workspace's own mistakes (no key, no package, no model file)."""
     key = _key(config)
+    await asyncio.to_thread(_load, config.provider)  # no part of the call: nothing would have been sent, yet paid for
     outcome = Outcome(failed="timeout", detail=f"no answer within {seconds_max:g} s")
     try:
         async with asyncio.timeout(seconds_max):
@@ -138,12 +140,16 @@ async def _ask_once(
         wait = error.retry_after if error.retry_after is not None and error.retry_after > 0 else 0.0
         return Outcome(failed="failed", detail=_words(error), unprocessed=True), wait
     except (exceptions.ModelRequestRejectedError, exceptions.ModelQuotaExceededError) as error:
+        if draws > 1 and getattr(error, "status_code", None) in BAD_REQUEST:  # for `n`, perhaps, which not all know
+            return await _ask_once(model, config, prompt, completion_cap, seconds_max, 1)
         return Outcome(failed="failed", detail=_words(error), unprocessed=True), None
     except exceptions.ModelConnectionError as error:
         refused = _never_connected(error)
         return Outcome(failed="failed", detail=_words(error), unprocessed=refused), 0.0 if refused else None
     except TimeoutError as error:
         return Outcome(failed="timeout", detail=_words(error)), None
+    except exceptions.UnexpectedModelBehavior as error:
+        return Outcome(failed="failed", detail=_misshapen(error)), None
     except IndexError:  # pydantic-ai takes the first choice unseen
         return Outcome(failed="failed", detail="the answer holds no choices: neither a tool call nor text"), None
     except Exception as error:  # noqa: BLE001  # a hostile answer breaks clients in ways of its own; none may end the daemon
@@ -223,6 +229,20 @@ def _parameters(prompt: Prompt) -> ModelRequestParameters:
             for tool in prompt.tools
         ]
     )
+
+
+def _load(provider: str) -> None:
+    """Load the client's modules, which takes seconds the first time on a small or busy machine."""
+    from pydantic_ai import direct  # noqa: F401 — loaded for those who import it later
+    from pydantic_ai.models import infer_model  # noqa: F401 — as above
+
+    if provider in ("openai-compatible", "local"):
+        from openai.resources.chat import chat  # noqa: F401 — the SDK itself loads both at the first request
+        from openai.resources.chat.completions import completions  # noqa: F401 — as above
+        from pydantic_ai.models import openai  # noqa: F401 — as above
+        from pydantic_ai.providers import openai_compatible  # noqa: F401 — as above
+    else:
+        provider_class(provider)
 
 
 # -- clients ------------------------------------------------------------------------------------------------------------
@@ -381,6 +401,17 @@ def _words(error: BaseException) -> str:
     if cause is not error and (reason := " ".join(str(cause).split())) and reason not in text:
         text = f"{text} ({type(cause).__name__}: {reason})"
     return text
+
+
+def _misshapen(error: BaseException) -> str:
+    """What is wrong with an answer that is none of the API's, without the client's own words about its classes."""
+    from pydantic import ValidationError
+
+    wrong = error.__cause__
+    if not isinstance(wrong, ValidationError):
+        return _words(error)
+    found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong.errors(include_url=False)[:3]]
+    return f"the answer is not what the API promises: {'; '.join(found)}"
 
 
 def _told(count: int) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.daemon.drawing import CONFIG, TASK, VOTES, plan, write
+from tests.daemon.drawing import CONFIG, FALLBACK, TASK, VOTES, config, plan, write
 from tests.daemon.planners import scripted_server as scripted
 from tests.daemon.stage import Stage, events
 
@@ -18,7 +18,7 @@ def writes(path: str) -> tuple[str, str]:
 
 
 async def test_the_draws_of_a_vote_are_calls_of_their_own_that_can_differ(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("perdure.toml", config(server.url))
     stage.write("policies/policy.yaml", VOTES)
     right = scripted.message(calls=[writes("right.md")])
     wrong = scripted.message(calls=[writes("wrong.md")])
@@ -39,8 +39,7 @@ async def test_the_draws_of_a_vote_are_calls_of_their_own_that_can_differ(stage:
 async def test_one_call_gives_several_draws_where_the_server_can_and_their_prompt_is_paid_for_once(
     stage: Stage, server
 ) -> None:
-    config = CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n"
-    stage.write("perdure.toml", config)
+    stage.write("perdure.toml", config(server.url) + "answers_per_call = 4\n")
     stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 3"))
     wrong, right = writes("wrong.md"), writes("right.md")
     finish = scripted.message(calls=[("finish", '{"says": "done"}')])
@@ -63,22 +62,42 @@ async def test_one_call_gives_several_draws_where_the_server_can_and_their_promp
     assert (stage.directory / "right.md").exists()
 
 
-async def test_fewer_answers_than_asked_for_and_unreadable_ones_are_fewer_votes(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n")
+async def test_unreadable_answers_are_no_votes(stage: Stage, server) -> None:
+    stage.write("perdure.toml", config(server.url) + "answers_per_call = 4\n")
     stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 4"))
     right = scripted.message(calls=[writes("right.md")])
     readable = {"index": 0, "message": {"role": "assistant", "content": "hm"}, "finish_reason": "stop"}
     half = scripted.message(choices=[readable, {"message": 7}])
-    server.script[:] = [right, right, half, right, right, scripted.message(calls=[("finish", '{"says": "done"}')])]
+    server.script[:] = [right, half, right, right, right, scripted.message(calls=[("finish", '{"says": "done"}')])]
     async with stage.runtime() as runtime:
         assert (await stage.run(runtime, "report")).status == "unverified"
         (vote,) = events(runtime, "vote.held")
         assert (vote.body["draws"], vote.body["flagged"], vote.body["margin"], vote.body["won"]) == (6, 2, 4, True)
-    assert [body.get("n") for body in server.asked] == [None, 2, 2, None, None, None]
+    assert [body.get("n") for body in server.asked] == [None, 2, None, None, None, None]
+
+
+async def test_a_server_that_does_not_know_several_answers_is_asked_for_one_at_a_time_from_then_on(
+    stage: Stage, server
+) -> None:
+    """Some refuse `n`, which costs nothing, and some do not look at it. Nobody has to say which server this is."""
+    stage.write("perdure.toml", config(server.url))
+    stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 3"))
+    right, finish = scripted.message(calls=[writes("right.md")]), scripted.message(calls=[("finish", "{}")])
+    refuses = scripted.raw(400, b'{"error": {"message": "only one completion choice is allowed"}}')
+    for first in ([refuses, right], [right]):
+        server.asked.clear()
+        server.script[:] = [right, *first, right, right, right, right, finish]
+        async with stage.runtime() as runtime:
+            assert (await stage.run(runtime, "report")).status == "unverified"
+            assert events(runtime, "vote.held")[-1].body["won"]
+            assert all(event.body["charged_tokens"] == 320 for event in events(runtime, "model.replied"))
+        asked = [body.get("n") for body in server.asked]
+        assert asked[:2] == [None, 2]
+        assert set(asked[2:]) == {None}
 
 
 async def test_an_unreadable_answer_that_comes_first_takes_none_of_the_others_along(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + "answers_per_call = 4\n")
+    stage.write("perdure.toml", config(server.url) + "answers_per_call = 4\n")
     stage.write("policies/policy.yaml", VOTES.replace("ahead_by: 2", "ahead_by: 3"))
     name, arguments = writes("right.md")
     call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -99,7 +118,7 @@ async def test_an_unreadable_answer_that_comes_first_takes_none_of_the_others_al
 
 
 async def test_a_provider_that_keeps_failing_is_left_alone_also_after_a_restart(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("perdure.toml", config(server.url))
     server.script[:] = [scripted.raw(500, b"{}")]
     for _ in range(3):
         async with stage.runtime() as runtime:
@@ -150,7 +169,7 @@ def test_a_circuit_opens_for_longer_each_time_and_one_answer_closes_it() -> None
 
 
 async def test_a_provider_that_counts_more_is_an_event_and_its_factor_outlives_the_daemon(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("perdure.toml", config(server.url))
     usage = {"prompt_tokens": 1_300, "completion_tokens": 20, "total_tokens": 1_320}
     server.script[:] = [scripted.message(calls=[("finish", "{}")], usage=usage)]
     async with stage.runtime() as runtime:
@@ -221,7 +240,7 @@ async def test_a_cap_that_ends_three_sessions_running_does_not_open_the_circuit_
 
 
 async def test_what_was_shortened_for_a_call_has_a_receipt(stage: Stage, server) -> None:
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url))
+    stage.write("perdure.toml", config(server.url))
     stage.write("tasks/report.md", TASK.replace("steps: 4, context: 4000", "steps: 9, context: 2000"))
     for number in range(6):
         stage.write(f"inbox/{number}.log", f"line {number} " * 300)
@@ -262,8 +281,7 @@ async def test_a_missing_key_is_refused_before_anything_is_reserved(stage: Stage
 async def test_a_fallback_that_cannot_even_be_asked_is_settled_as_a_call_that_cost_nothing(
     stage: Stage, server
 ) -> None:
-    fallback = '[model.fallback]\nname = "other"\nbase_url = "http://127.0.0.1:9/v1"\nkey = "NO_SUCH_KEY"\nprices = {input = 0, output = 0}\n'
-    stage.write("perdure.toml", CONFIG.replace("http://127.0.0.1:9/v1", server.url) + fallback)
+    stage.write("perdure.toml", config(server.url) + FALLBACK)
     server.script[:] = [scripted.raw(401, b"{}")]  # not charged for, so that the fallback is asked
     async with stage.runtime() as runtime:
         ending = await stage.run(runtime, "report")

@@ -29,14 +29,14 @@ are frozen after {warm_up} workflows.
 
 Why each draw a call costs more than 8 × the bare loop's own tokens: first to lead by k takes k / (2p - 1) draws a step on average,
 for k = 5 and p = 0.85 that is 7.1; and a bare loop that ends on a false claim has paid for a part of the steps only, so that to
-go to the end once costs 1.2 × its tokens at 10 steps and 2.4 × at 50. Fewer draws are a smaller k; one prompt for all draws is
-`answers_per_call`.
+go to the end once costs 1.2 × its tokens at 10 steps and 2.4 × at 50. Fewer draws are a smaller k. That is what a provider without
+several answers to one prompt costs; of an `openai-compatible` server the draws are asked for together.
 
 - **proven**: called done, and right. **silent**: called done, wrong, and nobody was told. ± is one standard error.
 - **asked**: questions and failed sessions that a person is told of, per workflow.
 - **tokens**: against the bare loop's own, which often ends early on a false claim; in brackets against a bare loop that goes to
-  the end. **each**: every draw a call of its own (`answers_per_call = 1`, the default). **shared**: the draws that a vote asks for at once
-  in one call, whose prompt counts once (`answers_per_call = 16`, for servers that know `n`).
+  the end. **each**: every draw a call of its own (as of providers and servers that know no `n`). **shared**: the draws that a vote asks for at
+  once in one call, whose prompt counts once (`answers_per_call = 16`, the default for `openai-compatible`).
 """
 
 

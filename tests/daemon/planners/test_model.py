@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 from tests.daemon.planners import scripted_server as scripted
@@ -235,6 +237,13 @@ def test_an_answer_without_choices_is_told_as_that(server, planner, view):
     assert "the answer holds no choices" in reply.move.detail
 
 
+def test_an_answer_of_another_form_is_told_in_words_about_the_answer(server, planner, view):
+    server.script = [scripted.message(choices=None)]
+    reply = _ask(planner(), view())
+    assert reply.failed == "failed"
+    assert reply.move.detail.endswith("the answer is not what the API promises: choices: Input should be a valid list")
+
+
 def test_too_late_is_a_timeout_charged_in_full(server, planner, view):
     server.script = [scripted.silence]
     reply = _ask(planner(), view(), seconds=0.3)
@@ -439,3 +448,24 @@ def test_the_factor_is_never_below_what_is_safe_for_the_family(task_from, tmp_pa
     config = ModelConfig.model_validate(values, context={"workspace": tmp_path})
     factors = None if learned is None else {f"openai-compatible:{settings['name']}": learned}
     assert ModelPlanner(config, task_from(TASK), factors=factors).factor == factor
+
+
+def test_loading_the_client_takes_nothing_of_a_calls_time(server):
+    """In a process of its own, where nothing is loaded yet: a call whose time was up before it was sent would be paid for."""
+    server.script = [scripted.message(calls=[("finish", "{}")])]
+    program = f"""
+import asyncio, sys
+from perdure.daemon.config import ModelConfig
+from perdure.daemon.planners import providers
+from perdure.daemon.planners.prompt import OfferedTool, Prompt
+timed, begun = asyncio.timeout, []
+asyncio.timeout = lambda seconds: begun.append(set(sys.modules)) or timed(seconds)
+tool = OfferedTool(name="finish", description="the end", schema={{"type": "object"}}, confidence_key="confidence")
+prompt = Prompt(system="s", user="u", turns=(), rejected=None, tools=(tool,), tokens=9)
+config = ModelConfig(name="scripted", base_url={server.url!r})
+assert asyncio.run(providers.ask(config, prompt, 100, 60.0)).failed is None
+late = {{one.split(".")[0] for one in set(sys.modules) - begun[0]}} & {{"pydantic_ai", "openai", "httpx2"}}
+assert not late, late
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
