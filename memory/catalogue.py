@@ -216,8 +216,14 @@ class Catalogue:
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """Where these records stand here; those that are not there are left out."""
-        found = self._looked_up("SELECT rowid FROM records WHERE id IN", ids)
-        return self.rows_at(np.array(found, dtype=np.int64).reshape(-1))
+        return self.named(ids)[0]
+
+    def named(self, ids: Sequence[str]) -> tuple[Rows, list[str]]:
+        """Where these records stand here, and of each its name; those that are not there are left out."""
+        found = self._looked_up("SELECT rowid, id FROM records WHERE id IN", ids)
+        rows = self.rows_at(np.array([rowid for rowid, _ in found], dtype=np.int64))
+        known = set(self._rowid[rows].tolist())
+        return rows, [str(id) for rowid, id in found if rowid in known]
 
     def rows_at(self, rowids: NDArray[np.int64]) -> Rows:
         """Where the records with these row numbers of SQLite stand here, as far as they do: another process may have added."""

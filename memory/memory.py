@@ -25,12 +25,13 @@ from perdure.memory.facts import Fact
 from perdure.memory.index import IndexStatus, VectorIndex
 from perdure.memory.keys import embedded
 from perdure.memory.query_vectors import QueryVectors
-from perdure.memory.recall import CANDIDATES, Found, Recalled, Weights, search
+from perdure.memory.recall import CANDIDATES, Recalled, Weights, search
 from perdure.memory.settled import Settled
 from perdure.memory.since import facts_now, gone, known_facts, standing, tells_of
 from perdure.memory.store import MemoryDamaged, Receipt, Store
 from perdure.memory.story import story
 from perdure.memory.summaries import PERIODS
+from perdure.memory.words import word_search
 from perdure.state.events import CompactionFailed, CompactionFinished, CompactionStopped, SummaryMade, SummaryRefused
 from perdure.state.ledger import Ledger, LedgerReader
 
@@ -45,10 +46,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Near:
-    """A query's vector, the records that a vector search named, and which search it was."""
+    """A query's vector, the records that a vector search named, by place and by name, and which search it was."""
 
     vector: Vectors | None
     rows: Rows
+    ids: Sequence[str]
     by: Literal["index", "exact", "nobody"]
 
 
@@ -76,6 +78,7 @@ class Memory:
         self._reader: LedgerReader
         self._index: VectorIndex | None = None
         self._query_vectors: QueryVectors
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="perdure-query")
         self._compacting = asyncio.Lock()
         self._closed = False
         self.weights = Weights()
@@ -124,6 +127,7 @@ class Memory:
             await asyncio.to_thread(self._index.close)
         await self._in_worker(self._close_store)
         self._worker.shutdown()
+        self._asking.shutdown()
 
     # -- compaction -----------------------------------------------------------------------------------------------------
 
@@ -279,21 +283,28 @@ class Memory:
 
     def _assemble(self, request: ContextRequest, candidates: Sequence[str] | None) -> Context:
         self._catalogue.refresh()
-        near = self._near(request.scope, request.query, candidates)
-        recalled = self._search(request.scope, request.query, near, request.now, int(assembly.REACH * request.budget))
+        near = self._near(request.scope, request.query, candidates)  # while it is awaited, all else is looked up
+        words = word_search(self._catalogue, self._catalogue.visible(request.scope), request.query, CANDIDATES)
         without = gone(self._store, self._reader)  # where memory could not be brought up to date
         with facts_now(self._settled, self._store, self._reader, request.scope, without) as facts:
+            relevant = facts.relevant(request.query, FACTS_MAX)
+            told = [each for each in story(self._store, request.scope) if not tells_of(each, without)]
+            found = near()
+            recalled = search(
+                self._catalogue, request.scope, request.query, vector=found.vector, candidates=found.rows, now=request.now,
+                tokens_max=int(assembly.REACH * request.budget), weights=self.weights, words=words,
+            )  # fmt: skip
             material = assembly.Material(
                 standing=standing(self._store, self._reader, request.scope, without),
-                story=[each for each in story(self._store, request.scope) if not tells_of(each, without)],
-                facts=facts.relevant(request.query, FACTS_MAX),
+                story=told,
+                facts=relevant,
                 superseded=facts.superseded,
                 disputed=facts.disputed,
                 fact_of=facts.fact_of,
                 recalled=[each for each in recalled if each.record.seq not in without],
             )
             context = assembly.assemble(request, material)
-        return replace(context, candidates=tuple(self._catalogue.ids(near.rows)), candidates_by=near.by)
+        return replace(context, candidates=tuple(found.ids), candidates_by=found.by)
 
     async def recall(self, scope: str, query: str, limit: int = 10) -> list[Recalled]:
         """What memory knows about `query`, best first, without what a person forgot or erased since the last compaction."""
@@ -301,7 +312,16 @@ class Memory:
 
     def _recall(self, scope: str, query: str, limit: int) -> list[Recalled]:
         self._catalogue.refresh()
-        found = self._search(scope, query, self._near(scope, query), self._now())
+        near = self._near(scope, query)()
+        found = search(
+            self._catalogue,
+            scope,
+            query,
+            vector=near.vector,
+            candidates=near.rows,
+            now=self._now(),
+            weights=self.weights,
+        )
         without = gone(self._store, self._reader)
         there = [each for each in found if each.record.seq not in without][:limit]
         with facts_now(self._settled, self._store, self._reader, scope, without) as facts:
@@ -314,34 +334,38 @@ class Memory:
                 for each in there
             ]  # fmt: skip
 
-    def _search(self, scope: str, query: str, near: _Near, now: int, tokens_max: int | None = None) -> list[Found]:
-        return search(
-            self._catalogue, scope, query, vector=near.vector, candidates=near.rows, now=now, tokens_max=tokens_max,
-            weights=self.weights,
-        )  # fmt: skip
+    def _near(self, scope: str, query: str, candidates: Sequence[str] | None = None) -> Callable[[], _Near]:
+        """Asks what is near the query, and returns what waits for the answer: the index's, or, while it is not ready or slow,
+        that of the vectors in memory."""
+        catalogue, index = self._catalogue, self._index
+        nobody = _Near(None, catalogue.rows([]), (), "nobody")
+        if index is None or index.embedding_failure is not None or not query.strip() or not catalogue.vectors:
+            return lambda: nobody
+        synced = index.synced_row
+        tasks = catalogue.tasks(scope) if candidates is None and self.use_index else []
+        asked = self._asking.submit(lambda: self._ask(index, query, tasks))
 
-    def _near(self, scope: str, query: str, candidates: Sequence[str] | None = None) -> _Near:
-        """What the index finds near the query, or, while it is not ready or slow, the vectors in memory."""
-        vector = self._query_vector(query)
-        if vector is None or self._index is None:
-            return _Near(None, self._catalogue.rows([]), "nobody")
-        if candidates is not None:
-            return _Near(vector, self._catalogue.rows(candidates), "index")
-        visible = self._catalogue.visible(scope)
-        synced = self._index.synced_row
-        found = self._index.candidates(self._catalogue.tasks(scope), vector, CANDIDATES) if self.use_index else None
-        if found is None:
-            return _Near(vector, self._catalogue.nearest(vector, visible, CANDIDATES), "exact")
-        # What the index has not taken in yet is looked through here: a session recalls what the last one did.
-        recent = self._catalogue.nearest(vector, visible & self._catalogue.newer_than(synced), CANDIDATES)
-        return _Near(vector, np.concatenate([self._catalogue.rows(found), recent]), "index")
+        def near() -> _Near:
+            vector, found = asked.result()
+            if vector is None:
+                return nobody
+            if candidates is not None:
+                return _Near(vector, *catalogue.named(candidates), "index")
+            visible = catalogue.visible(scope)
+            if found is None:
+                rows = catalogue.nearest(vector, visible, CANDIDATES)
+                return _Near(vector, rows, catalogue.ids(rows), "exact")
+            rows, ids = catalogue.named(found)
+            # What the index has not taken in yet is looked through here: a session recalls what the last one did.
+            recent = catalogue.nearest(vector, visible & catalogue.newer_than(synced), CANDIDATES)
+            return _Near(vector, np.concatenate([rows, recent]), [*ids, *catalogue.ids(recent)], "index")
 
-    def _query_vector(self, query: str) -> Vectors | None:
-        if self._index is None or self._index.embedding_failure is not None or not query.strip():
-            return None
-        if not self._catalogue.vectors:
-            return None
-        return self._query_vectors.of(query)
+        return near
+
+    def _ask(self, index: VectorIndex, query: str, tasks: Sequence[str]) -> tuple[Vectors | None, list[str] | None]:
+        """The query's vector and what the index finds near it, both from its process; in a thread of its own."""
+        vector = self._query_vectors.of(query)
+        return vector, index.candidates(tasks, vector, CANDIDATES) if vector is not None and tasks else None
 
     async def facts(
         self,

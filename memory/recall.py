@@ -91,12 +91,13 @@ def search(
     now: int,
     tokens_max: int | None = None,
     weights: Weights | None = None,
+    words: tuple[Rows, Scores] | None = None,
 ) -> list[Found]:
     """What to recall, best first, as far as the best come to `tokens_max`. `candidates` are what a vector search came up
-    with; they are scored again exactly."""
+    with; they are scored again exactly. `words` is what the search by words gave, where that was done already."""
     weights = weights or Weights()
     visible = catalogue.visible(scope)
-    by_words, word_scores = word_search(catalogue, visible, query, CANDIDATES)
+    by_words, word_scores = words or word_search(catalogue, visible, query, CANDIDATES)
     near = np.union1d(by_words, candidates[visible[candidates]])
     by_vector, similarity = _similarity(catalogue, near, vector, weights)
     base = np.zeros(catalogue.count)

@@ -61,9 +61,10 @@ class FactsOfScope:
         self._key: dict[int, str] = {}  # of each claim
         self._settling: dict[str, Settling] = defaultdict(Settling)
         self._held: dict[str, Fact] = {}  # those that hold and those disputed
-        self._with_word: dict[str, set[str]] = defaultdict(set)  # of these, who has a word
         self._rank: dict[str, Rank] = {}
-        self._ranked: list[Rank] | None = None  # of these, in order once somebody asked
+        # What finds them is made when somebody asks, of those that hold then: most of a long history holds no longer.
+        self._ranked: list[Rank] | None = None  # in order
+        self._with_word: dict[str, set[str]] = defaultdict(set)  # who has a word
         self.superseded: set[str] = set()  # the records that say what holds no longer
         self.disputed: set[str] = set()  # those that say otherwise than a person did
         self.fact_of: dict[str, str] = {}  # the fact that a record tells of
@@ -113,6 +114,8 @@ class FactsOfScope:
         """Facts that hold or are disputed: those that share most words with the query first, then a person's, then the newest."""
         if self._ranked is None:
             self._ranked = sorted(self._rank.values())
+            for fact in self._held.values():
+                self._index(fact)
         shared = Counter(chain.from_iterable(self._with_word.get(word, ()) for word in query_terms(query)))
         sharing: dict[int, list[str]] = defaultdict(list)
         for id, count in shared.items():
@@ -147,16 +150,17 @@ class FactsOfScope:
         self._rank[fact.id] = rank = (0 if fact.speaker == "person" else 1, -fact.valid_from, fact.id)
         if self._ranked is not None:
             insort(self._ranked, rank)
+            self._index(fact)
+
+    def _index(self, fact: Fact) -> None:
         for word in _words(fact):
             self._with_word[word].add(fact.id)
 
     def _drop(self, id: str) -> None:
-        fact = self._held.pop(id, None)
-        if fact is None:
+        fact, rank = self._held.pop(id, None), self._rank.pop(id, None)
+        if fact is None or rank is None or self._ranked is None:
             return
-        rank = self._rank.pop(id)
-        if self._ranked is not None:
-            del self._ranked[bisect_left(self._ranked, rank)]
+        del self._ranked[bisect_left(self._ranked, rank)]
         for word in _words(fact):
             self._with_word[word].discard(id)
             if not self._with_word[word]:
