@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perdure.policies.commands import analyse
 from perdure.policies.conditions import variable
 from perdure.policies.model import ToolSignature
 from perdure.policies.printing import print_policy
@@ -56,27 +57,37 @@ def _from_group(task: str, signature: ToolSignature, group: Sequence[Answered]) 
     approved = [answer for answer in group if answer.approved]
     if len(approved) < EVIDENCE_MIN:
         return None
-    args: dict[str, ArgumentPattern] = {}
-    for name in approved[0].args:
-        pattern = _values([answer.args[name] for answer in approved])
-        if pattern is None:
-            return None
-        args[name] = pattern
+    seen = {name: _distinct_values(answer.args[name] for answer in approved) for name in approved[0].args}
     # Several arguments with several values each would allow combinations that nobody saw.
-    if sum(isinstance(pattern, OneOf) for pattern in args.values()) > 1:
+    if (
+        any(len(values) > VALUES_MAX for values in seen.values())
+        or sum(len(values) > 1 for values in seen.values()) > 1
+    ):
         return None
-    if any(_would_allow(args, answer.args) for answer in group if not answer.approved):
+    if any(all(answer.args[name] in seen[name] for name in seen) for answer in group if not answer.approved):
         return None
-    absent = [name for name in signature.args_schema.get("properties") or {} if name not in args]
-    conditions = [f"task == {json.dumps(task)}", *(f"!given.{variable(name)}" for name in absent)]
-    if len({variable(name) for name in (*args, *absent)}) != len(args) + len(absent):
+    if signature.takes_command and any(_cannot_be_allowed(answer.args) for answer in approved):
+        return None
+    absent = [name for name in signature.args_schema.get("properties") or {} if name not in seen]
+    if len({variable(name) for name in (*seen, *absent)}) != len(seen) + len(absent):
         return None  # an argument that a condition cannot name could carry what nobody saw
+    conditions = [f"task == {json.dumps(task)}", *(f"!given.{variable(name)}" for name in absent)]
+    args: dict[str, ArgumentPattern] = {}
+    for name, values in seen.items():
+        if all(_is_list_of_texts(value) for value in values):
+            at = variable(name)
+            conditions += [f"given.{at}", f"args.{at} in {json.dumps(values, ensure_ascii=False)}"]
+        elif any(value is None or isinstance(value, Mapping | list) for value in values):
+            return None  # nested values have no matcher that is as narrow as they are
+        else:
+            args[name] = Equals(values[0]) if len(values) == 1 else OneOf(tuple(values))
     rule = Rule(
         name=f"{signature.name} as answered {len(approved)} times",
         file="suggested.yaml",
         line=2,
         tools=(signature.name,),
         args=args,
+        programs=("*",) if signature.takes_command else (),  # the command itself is named in full
         when=" && ".join(conditions),
         decide="auto",
     )
@@ -98,21 +109,19 @@ def _from_group(task: str, signature: ToolSignature, group: Sequence[Answered]) 
     )
 
 
-def _values(values: Sequence[Any]) -> ArgumentPattern | None:
-    if any(value is None or isinstance(value, Mapping | list) for value in values):
-        return None  # nested values have no matcher that is as narrow as they are
-    distinct = list({json.dumps(value): value for value in values}.values())
-    if len(distinct) == 1:
-        return Equals(distinct[0])
-    return OneOf(tuple(distinct)) if len(distinct) <= VALUES_MAX else None
+def _distinct_values(values: Iterable[Any]) -> list[Any]:
+    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 
-def _would_allow(args: Mapping[str, ArgumentPattern], given: Mapping[str, Any]) -> bool:
-    return all(
-        given[name]
-        in (pattern.values if isinstance(pattern, OneOf) else (pattern.value,) if isinstance(pattern, Equals) else ())
-        for name, pattern in args.items()
-    )
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and text.isprintable() for text in value)
+
+
+def _cannot_be_allowed(args: Mapping[str, Any]) -> bool:
+    """Whether no rule allows the command: something of it cannot be told before it runs, or it writes over a file."""
+    command, script = args.get("command"), args.get("script")
+    found = analyse(command if isinstance(command, list) else None, script if isinstance(script, str) else None)
+    return bool(found.unknown or found.writes)
 
 
 def _distinct(answers: Sequence[Answered]) -> list[Answered]:

@@ -273,6 +273,27 @@ def test_a_suggestion_allows_what_was_approved_and_nothing_else(workspace):
         assert decide(policies, "http_request", args, facts={"task": task}).decision == decided, args
 
 
+def test_commands_that_people_approved_are_suggested_word_for_word(workspace):
+    reload, restart = ["systemctl", "reload", 'it\'s "ü" \\ ${x}'], ["systemctl", "restart", "web"]
+    answers = [
+        answer(n, {"command": command}, tool="run_command") for n, command in enumerate([reload, restart, restart])
+    ]
+    (made,) = suggest(answers, SIGNATURES)
+    policies = workspace.load(made.text)
+    assert codes(policies) == []
+    for args, decided in (
+        ({"command": reload}, "auto"),
+        ({"command": restart}, "auto"),
+        ({"command": restart[:2]}, "escalate"),
+        ({"command": [*restart, "db"]}, "escalate"),
+        ({"command": ["systemctl", "restart", "db"]}, "escalate"),
+        ({"command": restart, "cwd": "elsewhere"}, "escalate"),
+        ({"script": "systemctl restart web"}, "escalate"),
+    ):
+        assert decide(policies, "run_command", args).decision == decided, args
+    assert suggest([*answers, answer(9, {"command": restart}, approved=False, tool="run_command")], SIGNATURES) == []
+
+
 @pytest.mark.parametrize(
     "answers",
     [
@@ -284,7 +305,15 @@ def test_a_suggestion_allows_what_was_approved_and_nothing_else(workspace):
         ],
         [answer(n, {"url": f"http://{n}", "method": "GET"}) for n in range(30)],
         [answer(1, {"url": "http://a", "body": "x"}), answer(2, {"url": "http://b", "body": "y"})],
-        [answer(1, {"labels": ["a"]}, tool="tickets"), answer(2, {"labels": ["a"]}, tool="tickets")],
+        [answer(1, {"extra": {"a": 1}}, tool="tickets"), answer(2, {"extra": {"a": 1}}, tool="tickets")],
+        [
+            answer(1, {"script": "x=$(y); $x"}, tool="run_command"),
+            answer(2, {"script": "x=$(y); $x"}, tool="run_command"),
+        ],
+        [
+            answer(1, {"command": ["tee", "f"]}, tool="run_command"),
+            answer(2, {"command": ["tee", "f"]}, tool="run_command"),
+        ],
     ],
     ids=[
         "one answer is no habit",
@@ -292,6 +321,8 @@ def test_a_suggestion_allows_what_was_approved_and_nothing_else(workspace):
         "no end of values",
         "combinations nobody saw",
         "nested values",
+        "a script of which nobody can tell what it runs",
+        "a command that writes over a file",
     ],
 )
 def test_no_suggestion_is_wider_than_its_evidence(answers):
