@@ -67,6 +67,7 @@ def backup(state_dir: Path, target: Path) -> Head:
                 source.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, no log beside it
                 copy.execute("PRAGMA synchronous = EXTRA")
+                _refuse_damaged(copy, state_dir / "ledger.db")
                 head = LedgerReader(copy).head()
         with anchor_target.open("wb") as file:
             for anchored in anchors(state_dir):
@@ -77,10 +78,20 @@ def backup(state_dir: Path, target: Path) -> Head:
         sync(unborn)
         unborn.rename(target)
         sync(target.parent)
+    except PerdureError:
+        unborn.unlink(missing_ok=True)
+        raise
     except (sqlite3.Error, OSError) as error:
         unborn.unlink(missing_ok=True)
         raise PerdureError("back up to", str(target), str(error), "Check disk space and permissions there") from error
     return head
+
+
+def _refuse_damaged(copy: sqlite3.Connection, path: Path) -> None:
+    """A copy of a damaged file would be found out when it is needed. (Whether it says what was written is for `verify`.)"""
+    (said,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise damaged(path, sqlite3.DatabaseError(said))
 
 
 def check_backup(file: Path, work_in: Path, *, progress: Progress | None = None) -> tuple[Path, Report]:

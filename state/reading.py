@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+from perdure.errors import PerdureError
 from perdure.state import chain, places
 from perdure.state.events import JSON, Event
 
@@ -37,8 +38,9 @@ class Head:
 class LedgerReader:
     """Reads one ledger over an open connection. What it returns is the state at the moment of each call."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path | None = None) -> None:
         self.connection = connection
+        self._path = path  # of one that was opened on its own: what is damaged in it is told with the way to mend it
 
     @classmethod
     def open(cls, path: Path, *, older: bool = False) -> LedgerReader:
@@ -53,7 +55,7 @@ class LedgerReader:
         except BaseException:
             connection.close()
             raise
-        return cls(connection)
+        return cls(connection, path)
 
     def close(self) -> None:
         """Close the connection. Only for a reader that was opened on its own."""
@@ -67,7 +69,14 @@ class LedgerReader:
 
     def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of a query."""
-        return self.connection.execute(sql, parameters).fetchall()
+        try:
+            return self.connection.execute(sql, parameters).fetchall()
+        except sqlite3.DatabaseError as error:
+            if self._path is None or isinstance(error, sqlite3.OperationalError):
+                raise
+            from perdure.state.opening import damaged
+
+            raise damaged(self._path, error) from error
 
     def head(self) -> Head:
         """The last event's sequence number, hash and time."""
@@ -146,7 +155,10 @@ class LedgerReader:
 def event_from_row(row: tuple[Any, ...]) -> Event:
     """An event from the columns seq, at, type, body, payload_hash, hash."""
     seq, at, type_, body, payload_hash, hash_ = row
-    fields: dict[str, Any] = chain.parse(body)  # type: ignore[assignment] # a body is an object: the ledger wrote it
+    fields = chain.parse_object(body)
+    if fields is None:
+        cause = "its body is not a JSON object: it was changed or is damaged"
+        raise PerdureError("read", f"event {seq}", cause, "`perdure verify` says what else is not as it was written")
     return Event(seq, at, type_, fields, payload_hash, hash_)
 
 

@@ -144,6 +144,38 @@ def test_what_a_rebuild_mends_needs_no_backup_and_what_it_does_not_mend_does(sou
     assert "ledger rebuild" not in text
 
 
+def test_a_page_that_is_damaged_is_told_as_that_and_gets_into_no_backup(sound, tmp_path):
+    ledger = sound.state / "ledger.db"
+    with closing(sqlite3.connect(ledger)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'slots_due'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with ledger.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    for command in (
+        ["verify"],
+        ["status"],
+        ["schedule", "show"],
+        ["backup", f"{tmp_path}/copy.db"],
+    ):
+        result = sound.call(*command)
+        assert result.exit_code == 1, command
+        assert "corrupt" in result.output, command
+        assert " restore " in result.output, command
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_an_event_that_is_no_json_is_told_as_that(sound):
+    with closing(sqlite3.connect(sound.state / "ledger.db", isolation_level=None)) as db:
+        db.execute("DROP TRIGGER events_are_never_updated")
+        db.execute("UPDATE events SET body = 'garbage' WHERE seq = 3")
+    result = sound.call("ledger", "tail")
+    assert result.exit_code == 1
+    assert "event 3: its body is not a JSON object" in result.output
+    assert "perdure verify" in result.output
+
+
 def test_doctor_sees_a_disk_that_is_nearly_full(parked, monkeypatch):
     monkeypatch.setattr(doctor, "FREE_BYTES_BAD", shutil.disk_usage(parked.state).free + 10**12)
     text = parked.text("doctor", "--quick", code=1)
