@@ -239,22 +239,28 @@ class Memory:
                     self._store.receipt_written(receipt)
 
     def _check_ledger(self) -> None:
-        """Memory that is ahead of the ledger, or beside it, was made from a history that no longer is: begin again."""
+        """Memory that is ahead of the ledger, or beside it, was made from a history that no longer is: begin again. So does a
+        file that somebody removed or replaced under the daemon: what is written into it now, nobody would find."""
+        if not self._store.is_at_its_place:
+            self._begin_again("memory.db was removed or replaced while it was in use; it is made again from the ledger")
+            return
         mark = self._store.watermark
         known = self._store.setting("watermark_hash")
         event = next(iter(self._reader.events(after=mark - 1, until=mark)), None) if mark else None
         if mark and known is not None and (event is None or event.hash != known):
-            self._alarm(
-                "memory-rebuilt",
-                "memory.db tells of events that the ledger does not have; it is made again from the ledger",
+            self._begin_again(
+                "memory.db tells of events that the ledger does not have; it is made again from the ledger"
             )
-            path = self._store.path
-            self._store.close()
-            _remove(path)
-            self._store = Store.open(path, identity=self._identity())
-            self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
-            if self._index is not None:
-                self._index.begin_again()
+
+    def _begin_again(self, why: str) -> None:
+        self._alarm("memory-rebuilt", why)
+        path = self._store.path
+        self._store.close()
+        _remove(path)
+        self._store = Store.open(path, identity=self._identity())
+        self._catalogue, self._settled = Catalogue(self._store), Settled(self._store)
+        if self._index is not None:
+            self._index.begin_again()
 
     def _remember_head(self) -> None:
         mark = self._store.watermark

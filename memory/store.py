@@ -38,6 +38,7 @@ class Store(SummaryRows, PassRows):
         self.path = path
         self._removed_rows: list[int] | None = []  # None: nobody knows
         self._removed_claims: list[int] | None = []
+        self._file = _file(path)
 
     @classmethod
     def open(cls, path: Path, *, identity: str) -> Store:
@@ -85,6 +86,11 @@ class Store(SummaryRows, PassRows):
         except sqlite3.Error as error:
             hint = "It is made again from the ledger before the next session"
             raise PerdureError("read", str(path), str(error), hint) from error
+
+    @property
+    def is_at_its_place(self) -> bool:
+        """Whether the file that is open is still the one of this name."""
+        return _file(self.path) == self._file
 
     def close(self) -> None:
         """Close the connection."""
@@ -361,6 +367,14 @@ def _record(row: Sequence[Any]) -> Record:
 def _chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     for start in range(0, len(ids), ROWS_AT_ONCE):
         yield list(ids[start : start + ROWS_AT_ONCE])
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _like(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from perdure.daemon.cli.event_lines import event_json, event_line
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
@@ -18,7 +19,7 @@ from perdure.daemon.cli.terminal import exact, one_line
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from perdure.state.events import Event
     from perdure.state.reading import LedgerReader
@@ -341,20 +342,39 @@ def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool)
     """Erase the payloads of these events for good: arguments, results, texts.
 
     A tombstone says who and why; the chain stays whole. Memory and index follow, and a model's summaries made from them are
-    erased too. Contexts and requests that quoted them are events of their own. Refused while the action is open.
+    erased too. Contexts, requests and whatever else quotes them are events of their own: they are listed, so that you can erase
+    them too. Refused while the action is open.
     """
+    from perdure.daemon.quoting import quoting
+
+    quotes = quoting(invocation.ledger, seqs)
     if not yes:
         for seq in seqs:
             found = invocation.ledger.event(seq)
             if found is not None:
                 invocation.out.print(event_line(found, now=invocation.now(), zone=invocation.zone), soft_wrap=True)
+        _say_quotes(invocation, quotes, "also stands in")
         click.confirm("Erase what these events hold, for good?", abort=True)
     result = invocation.perform("ledger.erase", seqs=list(seqs), reason=reason)
+    quotes = [event for event in quotes if not invocation.ledger.erased(event.seq)]
     if invocation.as_json:
-        invocation.emit("erased", result)
+        invocation.emit("erased", {**result, "quoted_by": [event.seq for event in quotes]})
         return
     invocation.say(("Erased", "warn"), f": the payloads of {', '.join(f'#{seq}' for seq in seqs)}")
     if result["summaries"]:
         invocation.say(
             f"        and the summaries made from them: {', '.join(f'#{seq}' for seq in result['summaries'])}"
         )
+    _say_quotes(invocation, quotes, "still stands in")
+    if quotes:
+        numbers = " ".join(str(event.seq) for event in quotes)
+        invocation.say(
+            ("        which this erases too: ", "faint"),
+            (f"{invocation.command} ledger erase {numbers} --reason …", "command"),
+        )
+
+
+def _say_quotes(invocation: Invocation, quotes: Sequence[Event], where: str) -> None:
+    for event in quotes:
+        shown = event_line(event, now=invocation.now(), zone=invocation.zone)
+        invocation.out.print(Text(f"{where} ", "warn") + shown, soft_wrap=True)

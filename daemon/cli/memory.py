@@ -47,13 +47,7 @@ def _store(invocation: Invocation) -> Iterator[Store]:
 
     path = invocation.state_dir / "memory.db"
     if not path.exists():
-        cause = f"{path} does not exist: no session has compacted anything yet"
-        raise PerdureError(
-            "read the memory of",
-            str(invocation.workspace),
-            cause,
-            "It is made by the next session, or again from the ledger",
-        )
+        raise _absent(invocation, path)
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
             # The full-text index is asked with stemmed words, which these two tables make; they are this connection's own.
@@ -63,6 +57,32 @@ def _store(invocation: Invocation) -> Iterator[Store]:
     except sqlite3.Error as error:
         hint = "It is derived: stop the daemon and remove it, and the next session makes it again from the ledger"
         raise PerdureError("read", str(path), str(error), hint) from error
+
+
+def _absent(invocation: Invocation, path: Path) -> PerdureError:
+    if _last_read(invocation):
+        cause = f"{path} is gone; the ledger, from which it was made, still has everything"
+        hint = "The next session makes it again from the ledger, all of it: `perdure run TASK` starts one"
+    else:
+        cause, hint = (
+            f"there is no {path} yet: no session has read the ledger into it",
+            "`perdure run TASK` starts one, which makes it",
+        )
+    return PerdureError("read the memory of", str(invocation.workspace), cause, hint)
+
+
+def _last_read(invocation: Invocation) -> int:
+    """How far into the ledger memory had come, as its last receipt says; 0: there is none."""
+    receipts = invocation.ledger.events(types=("compaction.finished",), newest_first=True, limit=1)
+    return next((int(event.body["until"]) for event in receipts), 0)
+
+
+def _say_what_is_missing(invocation: Invocation, store: Store) -> None:
+    """Memory that was lost and begun again tells nothing until a session has read the ledger anew."""
+    if store.watermark < _last_read(invocation):
+        words = f"Memory was lost and begins again: it has read the ledger up to #{store.watermark} of "
+        words += f"#{_last_read(invocation)} so far. The next session reads the rest."
+        invocation.say((words, "warn"))
 
 
 def _scope(task: str | None) -> str:
@@ -95,6 +115,8 @@ def search(invocation: Invocation, text: str, task: str | None, limit: int) -> N
         )
         without = gone(store, invocation.ledger)
         found = [hit for hit in fitting if hit.record.seq not in without][:limit]
+        if not invocation.as_json:
+            _say_what_is_missing(invocation, store)
         with facts_now(Settled(store), store, invocation.ledger, _scope(task), without) as facts:
             standings = [facts.standing(hit.record.id) for hit in found]
     if invocation.as_json:
@@ -183,6 +205,8 @@ def facts(
     from perdure.memory.since import known_facts
 
     with _store(invocation) as store:
+        if not invocation.as_json:
+            _say_what_is_missing(invocation, store)
         settled = known_facts(store, invocation.ledger, _scope(task), subject, attribute)
     held = [fact for fact in settled if everything or fact.standing != "superseded"]
     if invocation.as_json:

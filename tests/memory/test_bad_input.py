@@ -1,6 +1,7 @@
 """What is missing, wrong or gone: each has its clear error or its fallback, and nothing is lost."""
 
 import gzip
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from perdure.errors import PerdureError
 from perdure.memory import tokens
 from perdure.memory.assembly import ContextTooSmall
 from perdure.memory.context import Pinned
+from perdure.memory.store import Store
 from perdure.state import events as e
 
 
@@ -86,3 +88,22 @@ async def test_a_standing_instruction_given_or_taken_back_holds_at_once(past, as
     assert "Never on Sundays." in as_it_is.text
     assert not any(words in as_it_is.text for words in ("noon", "Ada", "others"))
     await memory.close()
+
+
+@pytest.mark.parametrize("by", ["nothing", "an older copy"])
+async def test_memory_db_that_is_taken_away_under_the_daemon_is_there_again_with_the_next_session(past, by):
+    past.session(past.remember("web-1", "owner", "ops"))
+    memory, path = past.memory(), past.directory / "memory.db"
+    await memory.compact("triage", scope="triage")
+    kept = path.read_bytes()
+    past.session(past.remember("web-1", "owner", "data"))
+    await memory.compact("triage", scope="triage")
+    path.unlink()
+    if by == "an older copy":
+        path.write_bytes(kept)
+    assert [fact.value for fact in await memory.facts("triage")] == ["data"], "a session that is under way goes on"
+    await memory.compact("triage", scope="triage")
+    assert past.codes() == ["memory-rebuilt"]
+    await memory.close()
+    with closing(Store.open_to_read(path)) as store:
+        assert [claim.value for claim in store.claims("triage")] == ["ops", "data"]

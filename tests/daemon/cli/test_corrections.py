@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from perdure.state import events as e
+
 
 def test_a_pin_is_listed_with_who_gave_it_and_can_be_taken_back(parked, story):
     pinned = parked.json("memory", "pin", "Never report 10.0.0.1\x1b[2J", "--task", story.TASK)
@@ -48,6 +50,38 @@ def test_erasing_takes_the_payload_and_leaves_a_chain_that_verifies(parked):
     assert (erased["payload"], erased["erased"]) == (None, True)
     assert "Log triage" not in parked.text("ledger", "show", "--full")
     assert parked.call("verify").exit_code == 0
+
+
+def test_erasing_names_every_event_that_still_quotes_what_was_erased(parked, story):
+    """A context and a request are events of their own, and keep what they quoted."""
+    read = next(step for step in parked.json("ledger", "show")["steps"] if step["tool"] == "list_files")
+    ended = read["seqs"][-1]
+    common = {"session": story.FIRST, "task": story.TASK}
+
+    def context(text):
+        return e.ContextAssembled(
+            **common, tokens=9, budget=90, factor=1.0, digest="sha256:c", payload={"text": text, "manifest": []}
+        )
+
+    def request(call, text):
+        return e.ModelRequested(
+            **common, call=call, model="m", purpose="propose", prompt_tokens=1, completion_cap=1, reserved_tokens=2,
+            reserved_usd=0.0, payload={"messages": [{"role": "user", "content": text}]},
+        )  # fmt: skip
+
+    line = f'- [r{ended} 09:00 tool, untrusted] list_files(pattern="inbox/*.log") succeeded: {{"files": ["inbox/auth.log", "in'
+    before = parked.json("verify")["events"]
+    parked.write(
+        [(context(f"# Recalled\n{line} …"), request("C1", "Read each new log and report."), request("C2", line))]
+    )
+    listed = [before + 1, before + 3]
+    refused = parked.call("ledger", "erase", str(ended), "--reason", "a name", input="n\n")
+    assert [f"also stands in #{seq} " in refused.stdout for seq in listed] == [True, True]
+    assert "also stands in #" + str(before + 2) not in refused.stdout
+    page = parked.text("ledger", "erase", str(ended), "--reason", "a name", "--yes")
+    assert [f"still stands in #{seq} " in page for seq in listed] == [True, True]
+    assert f"ledger erase {listed[0]} {listed[1]}" in " ".join(page.split())
+    assert parked.json("ledger", "erase", *map(str, listed), "--reason", "a name", "--yes")["quoted_by"] == []
 
 
 def test_an_open_action_cannot_be_erased(parked):

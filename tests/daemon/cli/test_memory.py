@@ -8,6 +8,7 @@ import pytest
 
 from perdure.daemon.cli import memory
 from perdure.memory.memory import Memory
+from perdure.memory.store import Store
 from perdure.state import events as e
 from perdure.state.ledger import Ledger
 from perdure.state.ownership import Owner
@@ -106,6 +107,22 @@ def test_a_summary_does_not_tell_what_was_forgotten_since(answered):
     compact(answered)
     assert "r" in answered.json("memory", "why", summary)["summary"]["text"]
     assert words not in answered.text("memory", "why", summary)
+
+
+def test_memory_that_is_gone_is_said_to_be_and_what_brings_it_back(parked, place_at, tmp_path):
+    new = place_at(tmp_path / "new")
+    new.write([])
+    assert "no session has read the ledger into it" in new.call("memory", "search", "auth.log").stderr
+    compact(parked)
+    (parked.state / "memory.db").unlink()
+    asked = parked.call("memory", "search", "auth.log")
+    assert (asked.exit_code, "the ledger, from which it was made, still has everything" in asked.stderr) == (1, True)
+    Store.open(parked.state / "memory.db", identity="x").close()  # as a daemon does at its start
+    for command in (("search", "auth.log"), ("facts",)):
+        assert "has read the ledger up to #0 of #" in parked.text("memory", *command)
+    (parked.state / "memory.db").unlink()
+    compact(parked)
+    assert "begins again" not in parked.text("memory", "search", "auth.log")
 
 
 def test_text_that_has_left_memory_is_told_by_the_ledger(answered):
