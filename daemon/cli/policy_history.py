@@ -264,7 +264,12 @@ def suggest(invocation: Invocation, since: int) -> None:
         invocation.emit("suggestions", {"answers": len(answers), "suggestions": values})
         return
     if not found:
-        invocation.say((f"{count(len(answers), 'answer')}: not enough alike to make a rule of.", "faint"))
+        why = (
+            "A rule needs two approvals of one tool in one task whose arguments differ in one at most, no refusal of the same, and "
+            "nothing that cannot be told before it runs."
+        )
+        invocation.say(f"{count(len(answers), 'answer')}, of which no rule can be made.")
+        invocation.say((why, "faint"))
     for suggestion in found:
         evidence = ", ".join(short(each) for each in suggestion.evidence)
         invocation.say((f"# {count(suggestion.approvals, 'approval')}: {evidence}", "faint"))
