@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from perdure.daemon.budget import PASSES_A_CAP
+from perdure.daemon.planners.circuits import LEFT_ALONE
 from perdure.daemon.questions import tell
 from perdure.daemon.resumption import carried_on, chain
 from perdure.state import projections
@@ -76,7 +77,7 @@ def same_failures(reader: LedgerReader, task: str) -> list[SessionRow]:
     for row in projections.sessions(reader, task=task, limit=SESSIONS_READ_MAX):
         if row.seq_opened <= since:
             break
-        if row.dry_run or row.slot in slots or row.status in _ENDED_ELSEWHERE or _capped(row):
+        if row.dry_run or row.slot in slots or row.status in _ENDED_ELSEWHERE or _not_its_own(row):
             continue
         if row.status not in ("failed", "limited") or (found and shape(row.reason) != shape(found[0].reason)):
             break
@@ -85,9 +86,11 @@ def same_failures(reader: LedgerReader, task: str) -> list[SessionRow]:
     return found
 
 
-def _capped(row: SessionRow) -> bool:
-    """Whether a cap of the workspace's ended it: that is not the task's failure, and it passes."""
-    return row.status == "limited" and PASSES_A_CAP in (row.reason or "")
+def _not_its_own(row: SessionRow) -> bool:
+    """Whether a cap of the workspace's or a provider that is left alone ended it: that is no failure of the task's, and passes
+    by itself."""
+    reason = row.reason or ""
+    return (row.status == "limited" and PASSES_A_CAP in reason) or (row.status == "failed" and LEFT_ALONE in reason)
 
 
 def shape(reason: str | None) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from perdure.daemon.confidence import Observed
 
 
+COUNT_TELLING = 20  # outcomes below which the calibration error is not compared with its noise
+
+
 @click.group()
 @everywhere
 def report() -> None:
@@ -100,10 +103,13 @@ def _show(invocation: Invocation, name: str, figures: Mapping[str, Any] | None) 
     if figures is None:
         return
     invocation.say((f"{name}, {figures['count']} outcomes", "heading"))
+    few = figures["count"] < COUNT_TELLING
     noise = "within its own noise" if figures["ece"] <= figures["ece_perfect_95"] else "more than its own noise"
+    noise = f"fewer than {COUNT_TELLING} outcomes: says nothing yet" if few else noise
     invocation.say(f"  Brier score                 {figures['brier']:.4f}   right {figures['base_rate']:.3f}")
     invocation.say(f"  expected calibration error  {figures['ece']:.4f}   {noise}")
     perfect, most = figures["ece_perfect"], figures["ece_perfect_95"]
+    most = max(perfect, most)  # of a few numbers near 1 the 95th of 100 may lie below the mean
     invocation.say(f"  a perfect scorer shows      {perfect:.4f}   on average, up to {most:.4f} in 95 of 100 cases")
     for row in plot([Bin(**one) for one in figures["bins"]]):
         invocation.say(f"  {row}")

@@ -15,6 +15,7 @@ FAILURES_MAX = 5  # so many in a row open the circuit
 SECONDS_FIRST = 60.0
 SECONDS_MAX = 900.0
 MICROSECONDS = 1_000_000
+LEFT_ALONE = "failed too often and is left alone until"  # in the reason of a session that met an open circuit
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from perdure.daemon.clock import iso
 from perdure.daemon.config import Config, ModelConfig
 from perdure.daemon.planners import providers
 from perdure.daemon.planners.answers import move_from
+from perdure.daemon.planners.circuits import LEFT_ALONE
 from perdure.daemon.planners.moves import Malformed, Move, Reply, Request, Usage, View
 from perdure.daemon.planners.prices import price_usd
 from perdure.daemon.planners.prompt import Prompt, compose, overhead
@@ -179,7 +180,7 @@ def _temperature(config: ModelConfig, view: View) -> float:
 def _left_alone(who: str, until: int, before: Reply) -> Reply:
     """The answer of a model whose circuit is open: it was not asked and cost nothing."""
     told = before.move.detail if isinstance(before.move, Malformed) else ""
-    detail = "; ".join(part for part in (told, f"{who} failed too often and is left alone until {iso(until)}") if part)
+    detail = "; ".join(part for part in (told, f"{who} {LEFT_ALONE} {iso(until)}") if part)
     failure = Malformed(reason="provider-failed", detail=detail)
     return Reply(move=failure, usage=before.usage, raw={"asked": who, "left_alone_until": until}, failed="failed")
 

@@ -32,6 +32,7 @@ async def test_the_report_counts_what_was_verified(tmp_path: Path) -> None:
     assert "Brier score" in told
     assert "a perfect scorer shows" in told
     assert "n 6" in told
+    assert "fewer than 20 outcomes: says nothing yet" in told
     assert "6 outcomes (a cold start: fewer than 20)" in " ".join(told.split())
     held = json.loads(asked(stage, "--json"))
     assert held["format"] == "perdure/calibration/1"
