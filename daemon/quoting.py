@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 IN_A_ROW = 5  # words: so many that stand in the same order elsewhere are a quotation
 SHORT_CHARACTERS_MIN = 8  # of a text with fewer words, which is looked for as a whole
-SEQS_AT_ONCE = 500
 # What Perdure itself wrote into a payload, beside what was said.
 _OWN = frozenset({"provenance", "paths", "cwd", "manifest", "left_out", "candidates", "candidates_by", "covers"})
 _WORD = re.compile(r"\w[\w.@:/%+-]*")
@@ -32,13 +31,13 @@ def quoting(reader: LedgerReader, seqs: Collection[int]) -> list[Event]:
     instructed = "".join(_joined(words) for seq in seqs for words in _instruction(reader, seq))
     whole = {_joined(words) for words in said if len(words) <= IN_A_ROW}
     whole = {text for text in whole if len(text) - 2 >= SHORT_CHARACTERS_MIN and text not in instructed}
-    found: list[int] = []
-    head = reader.head().seq
-    for start in range(min(seqs, default=head), head, SEQS_AT_ONCE) if runs or whole else ():
-        sql = "SELECT seq FROM payloads WHERE seq > ? AND seq <= ? ORDER BY seq"
-        some = [seq for (seq,) in reader.rows(sql, start, start + SEQS_AT_ONCE) if seq not in seqs]
-        found += [seq for seq in some if _quotes(_payload(reader, seq), runs, whole)]
-    return [event for seq in found if (event := reader.event(seq)) is not None]
+    if not runs and not whole:
+        return []
+    return [
+        event
+        for event in reader.events(after=min(seqs))
+        if event.payload_hash and event.seq not in seqs and _quotes(_payload(reader, event.seq), runs, whole)
+    ]
 
 
 def _payload(reader: LedgerReader, seq: int) -> JSON:

@@ -320,14 +320,8 @@ class Memory:
         self._catalogue.refresh()
         near = self._near(scope, query)()
         found = search(
-            self._catalogue,
-            scope,
-            query,
-            vector=near.vector,
-            candidates=near.rows,
-            now=self._now(),
-            weights=self.weights,
-        )
+            self._catalogue, scope, query, vector=near.vector, candidates=near.rows, now=self._now(), weights=self.weights
+        )  # fmt: skip
         without = gone(self._store, self._reader)
         there = [each for each in found if each.record.seq not in without][:limit]
         with facts_now(self._settled, self._store, self._reader, scope, without) as facts:
