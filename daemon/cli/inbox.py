@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perdure.daemon.cli.account import Part
     from perdure.state.projections import EscalationRow
 
-STATE_STYLE = {"open": "ask", "approved": "good", "used": "good", "denied": "bad", "expired": "warn"}
+STATE_STYLE = {"open": "ask", "approved": "good", "used": "good", "denied": "bad", "expired": "warn", "overdue": "warn"}
 
 
 @click.group(invoke_without_command=True)
@@ -48,7 +48,11 @@ def inbox(invocation: Invocation, context: click.Context, everything: bool, task
         return
     invocation.out.print(questions_table(invocation, rows, states=everything))
     invocation.say()
-    command, name = invocation.command, short(rows[0].escalation)
+    now = invocation.now()
+    waiting = [row for row in rows if _state(row, now) == "open"]
+    if not waiting:
+        return
+    command, name = invocation.command, short(waiting[0].escalation)
     invocation.say(("Look closer  ", "faint"), (f"{command} inbox show {name}", "command"))
     either = ((f"{command} approve {name}", "command"), ("  or  ", "faint"), (f"{command} deny {name}", "command"))
     invocation.say(("Answer       ", "faint"), *either)
@@ -63,7 +67,7 @@ def row_json(row: EscalationRow, now: int) -> dict[str, Any]:
         "action": row.action,
         "session": row.session,
         "digest": row.digest,
-        "state": "overdue" if row.state == "open" and row.expires <= now else row.state,
+        "state": _state(row, now),
         "asked_at": iso(row.opened_at),
         "expires_at": iso(row.expires),
         "on_expiry": row.on_expiry,
@@ -72,6 +76,11 @@ def row_json(row: EscalationRow, now: int) -> dict[str, Any]:
         "answered_by_uid": row.uid,
         "seq": row.seq,
     }
+
+
+def _state(row: EscalationRow, now: int) -> str:
+    """`overdue`: its time is up, and no daemon has looked since."""
+    return "overdue" if row.state == "open" and row.expires <= now else row.state
 
 
 def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states: bool = False) -> Table:
@@ -104,7 +113,8 @@ def questions_table(invocation: Invocation, rows: list[EscalationRow], *, states
             expiry,
         ]
         if states:
-            cells.append(Text(row.state, STATE_STYLE.get(row.state, "")))
+            state = _state(row, now)
+            cells.append(Text(state, STATE_STYLE.get(state, "")))
         table.add_row(*cells)
     return table
 

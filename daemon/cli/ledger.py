@@ -16,6 +16,7 @@ from perdure.daemon.cli.event_lines import event_json, event_line
 from perdure.daemon.cli.invocation import Invocation, everywhere, with_invocation, with_json
 from perdure.daemon.cli.spans import Span
 from perdure.daemon.cli.terminal import exact, one_line
+from perdure.daemon.cli.words import short
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -365,6 +366,13 @@ def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool)
         invocation.say(
             f"        and the summaries made from them: {', '.join(f'#{seq}' for seq in result['summaries'])}"
         )
+    for action in result["not_undoable"]:
+        invocation.say(
+            "        and what was kept to undo ", (short(str(action)), "id"), ": it cannot be undone any more"
+        )
+    invocation.say(
+        ("Memory shows none of it from now on; its file is rid of it when the next session starts.", "faint")
+    )
     _say_quotes(invocation, quotes, "still stands in")
     if quotes:
         numbers = " ".join(str(event.seq) for event in quotes)

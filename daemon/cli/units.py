@@ -37,11 +37,10 @@ def unit_drift() -> Iterator[Diagnosis]:
         if installed is None:
             continue
         yield from _compared(installed, shipped / name)
-        yield from _program(installed)
-        for directory in DIRECTORIES:
-            for drop_in in sorted((directory / f"{name}.d").glob("*.conf")):
-                if (shipped / "drop-ins" / drop_in.name).exists():
-                    yield from _compared(drop_in, shipped / "drop-ins" / drop_in.name)
+        yield from _program(installed, name)
+        for drop_in in _drop_ins(name):
+            if (shipped / "drop-ins" / drop_in.name).exists():
+                yield from _compared(drop_in, shipped / "drop-ins" / drop_in.name)
     yield from _not_reloaded()
 
 
@@ -66,18 +65,33 @@ def _compared(installed: Path, shipped: Path) -> Iterator[Diagnosis]:
     yield Diagnosis("unit", "warn", found, mend)
 
 
-def _program(installed: Path) -> Iterator[Diagnosis]:
-    try:
-        text = installed.read_text("utf-8", errors="replace")
-    except OSError:
-        return  # told of above
-    for line in text.splitlines():
-        if not line.startswith("ExecStart="):
-            continue
-        program = line.removeprefix("ExecStart=").lstrip("-@:+!").split(" ")[0]
-        if program and shutil.which(program) is None:
-            found = f"{installed} starts {program}, which is not there or cannot be run"
+def _program(installed: Path, name: str) -> Iterator[Diagnosis]:
+    """The program that is started in the end: a drop-in may name another than the unit."""
+    starts: list[tuple[Path, str]] = []
+    for path in (installed, *_drop_ins(name)):
+        try:
+            text = path.read_text("utf-8", errors="replace")
+        except OSError:
+            continue  # told of above, where it is one of ours
+        for line in text.splitlines():
+            if line.startswith("ExecStart="):
+                command = line.removeprefix("ExecStart=").strip().lstrip("-@:+!")
+                starts = (
+                    [*starts, (path, command.split(" ")[0])] if command else []
+                )  # an empty one forgets those before
+    for path, program in starts:
+        if shutil.which(program) is None:
+            found = f"{path} starts {program}, which is not there or cannot be run"
             yield Diagnosis("unit", "bad", found, "Install Perdure there, or name the right path in `systemctl edit`")
+
+
+def _drop_ins(name: str) -> list[Path]:
+    """As systemd reads them: by name, and of several of one name that of the first directory."""
+    by_name: dict[str, Path] = {}
+    for directory in DIRECTORIES:
+        for path in (directory / f"{name}.d").glob("*.conf"):
+            by_name.setdefault(path.name, path)
+    return [by_name[key] for key in sorted(by_name)]
 
 
 def _not_reloaded() -> Iterator[Diagnosis]:

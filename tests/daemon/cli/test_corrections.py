@@ -78,7 +78,12 @@ def test_erasing_names_every_event_that_still_quotes_what_was_erased(parked, sto
     refused = parked.call("ledger", "erase", str(ended), "--reason", "a name", input="n\n")
     assert [f"also stands in #{seq} " in refused.stdout for seq in listed] == [True, True]
     assert "also stands in #" + str(before + 2) not in refused.stdout
+    stash = parked.state / "undo" / parked.json("ledger", "event", str(ended))["body"]["action"]
+    stash.mkdir(parents=True)
+    (stash / "manifest.json").write_text("[]")
     page = parked.text("ledger", "erase", str(ended), "--reason", "a name", "--yes")
+    assert "it cannot be undone any more" in page
+    assert not stash.exists()
     assert [f"still stands in #{seq} " in page for seq in listed] == [True, True]
     assert f"ledger erase {listed[0]} {listed[1]}" in " ".join(page.split())
     assert parked.json("ledger", "erase", *map(str, listed), "--reason", "a name", "--yes")["quoted_by"] == []

@@ -144,6 +144,29 @@ def test_what_a_rebuild_mends_needs_no_backup_and_what_it_does_not_mend_does(sou
     assert "ledger rebuild" not in text
 
 
+def test_doctor_looks_at_the_program_that_a_drop_in_names(monkeypatch, tmp_path):
+    shipped = Path(units.__file__).resolve().parents[2] / "systemd"
+    etc, lib = tmp_path / "etc", tmp_path / "lib"
+    monkeypatch.setattr(units, "DIRECTORIES", (etc, lib))
+    (etc / "perdure.service.d").mkdir(parents=True)
+    (lib / "perdure.service.d").mkdir(parents=True)
+    (lib / "perdure.service").write_text((shipped / "perdure.service").read_text())
+    drop_in = etc / "perdure.service.d" / "mine.conf"
+
+    def missing():
+        return [d.found for d in units.unit_drift() if "is not there" in d.found]
+
+    (there,) = missing()  # the shipped one names a place where nothing is installed
+    assert str(lib) in there
+    drop_in.write_text(f"[Service]\nExecStart=\nExecStart={sys.executable} -m perdure run\n")
+    assert missing() == []
+    (lib / "perdure.service.d" / "mine.conf").write_text("[Service]\nExecStart=\nExecStart=/gone/hidden run\n")
+    assert missing() == []  # of two of one name the first directory's counts
+    (lib / "perdure.service.d" / "zz.conf").write_text("[Service]\nExecStart=\nExecStart=-/gone/perdure run\n")
+    (found,) = missing()
+    assert "zz.conf starts /gone/perdure" in found
+
+
 def test_a_page_that_is_damaged_is_told_as_that_and_gets_into_no_backup(sound, tmp_path):
     ledger = sound.state / "ledger.db"
     with closing(sqlite3.connect(ledger)) as db:

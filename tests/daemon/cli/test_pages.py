@@ -114,7 +114,15 @@ def test_inbox_lists_open_questions_and_with_all_the_answered_ones(parked, story
     assert "block_ip" in parked.text("inbox")
     parked.write(story.the_answer_and_after())
     assert "No questions are open" in parked.text("inbox")
-    assert "used" in parked.text("inbox", "--all")
+    page = parked.text("inbox", "--all")
+    assert "used" in page
+    assert " approve " not in page  # none of them can be answered any more
+
+
+def test_inbox_tells_a_question_whose_time_is_up_from_an_open_one(parked, story):
+    result = parked.call("inbox", "--all", now=story.START + 13 * story.HOUR)
+    assert "overdue" in result.stdout
+    assert " approve " not in result.stdout
 
 
 def test_status_shows_daemon_next_slot_questions_and_sessions(parked):
