@@ -329,12 +329,20 @@ class VectorIndex:
         )
         row = self._on_store(lambda store: store.last_vector_row())
         self._on_store(_forget_removed)
-        total = 0
+        total, written = 0, 0
         for task in self._on_store(lambda store: store.tasks_with_vectors()):
-            total += self._match(child, task, fresh=fresh)
+            count = self._match(child, task, fresh=fresh)
+            total += count
+            written += count if count > FOLD_MIN else 0
+        if fresh and written:
+            child.ask("settle", seconds_max=ASK_SECONDS_MAX)
+            self._generations.set_folded(generation, written)
         self._touching = ""
         if fresh:
             self._generations.use(generation)
+            if written:
+                self._replace_child()
+                return
         self._generations.sweep(generation)
         self.synced_row, self._deleted, self._opened_by = row, 0, (child.pid, history)
         self.status.vectors = total
@@ -416,12 +424,17 @@ class VectorIndex:
         self._logged = 0  # where this fails, it is tried again after as many more
         if generation is None or (copied := self._fold_aside.copied(generation, self.status.vectors)) is None:
             return
+        self._replace_child(copied)
+
+    def _replace_child(self, generation: str | None = None) -> None:
+        """Go on with another process, which holds nothing of what this one took in, and with this generation."""
         with self._spawning:
             if self._closing or self._child is None:
                 return
-            self._child.close()  # it holds what it took in of the log; another one starts with the copy
+            self._child.close()
             self._child = None
-        self._generations.use(copied)
+        if generation is not None:
+            self._generations.use(generation)
         self._open(self._running())
 
 

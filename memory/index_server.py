@@ -22,7 +22,8 @@ Message: TypeAlias = tuple[dict[str, Any], bytes]
 PR_SET_PDEATHSIG = 1
 # The WAL takes so many vectors before Chroma writes the HNSW segment: with its default a kill destroys the store for good. What
 # stands in the WAL is taken in again at every start, and looked through at every write; `fold` puts an end to that, in a copy. A
-# collection made anew from many vectors writes its segment with the last of them (`segment_at`), before the store is in use.
+# collection made anew from many vectors writes its segment with the last of them (`segment_at`), before the store is in use; then
+# `settle` sees to it that it writes no second one.
 SYNC_THRESHOLD = 1_000_000
 SYNC_NOW = 2  # the least that Chroma takes
 SEARCH_BREADTH = 200  # HNSW's ef: wide enough that small collections are searched exactly
@@ -153,12 +154,20 @@ class Chroma:
             collection.get(limit=1, include=[])  # whoever reads first takes the WAL in
             collection.modify(configuration={"hnsw": {"sync_threshold": SYNC_THRESHOLD}})
 
+    def settle(self) -> None:
+        """Collections that were made anew with a segment write no further one, from the next process on."""
+        for collection in self._collections.values():
+            if (collection.configuration["hnsw"] or {}).get("sync_threshold") != SYNC_THRESHOLD:
+                collection.modify(configuration={"hnsw": {"sync_threshold": SYNC_THRESHOLD}})
+
     def do(self, header: dict[str, Any], blob: bytes) -> Message:
         """One request on one collection, or a query of several."""
         import numpy as np
 
         ids: list[str] = header.get("ids", [])
         match header["do"]:
+            case "settle":
+                self.settle()
             case "ids":
                 return {"ids": self._collection(header).get(include=[])["ids"]}, b""
             case "upsert":

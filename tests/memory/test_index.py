@@ -4,8 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -356,3 +358,37 @@ async def test_what_memory_holds_after_it_was_begun_again_is_indexed_and_nothing
 def move_watermark(store):
     with store.transaction():
         store.set_setting("watermark", "1000000")
+
+
+async def test_a_store_that_was_built_at_once_writes_no_second_segment_in_use(past, monkeypatch):
+    """It writes its segment as it is built; a kill while it wrote another would destroy it. No copy is needed for that."""
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("perdure.memory.generations.Generations.copy", full_disk)
+    monkeypatch.setattr("perdure.memory.index.FOLD_MIN", 10)
+    tell(past)
+    memory = past.memory("minilm")
+    await memory.compact("triage", scope="triage")
+    await ready(memory)
+    built = segment(past)
+    assert built >= memory.index_status.vectors == 12
+    monkeypatch.setattr("perdure.memory.index.FOLD_MIN", 1_000)
+    tell(past, sessions=6)
+    await memory.compact("triage", scope="triage")
+    await ready(memory)
+    assert memory.index_status.vectors == 36
+    assert segment(past) == built
+    indexed = await answers(memory)
+    memory.use_index = False
+    assert indexed == await answers(memory)
+    await memory.close()
+    assert past.codes() == []
+
+
+def segment(past) -> int:
+    """Up to where Chroma's log is written into HNSW segments."""
+    with closing(sqlite3.connect(generation(past) / "chroma.sqlite3")) as db:
+        sql = "SELECT max(seq_id) FROM max_seq_id WHERE segment_id IN (SELECT id FROM segments WHERE scope = 'VECTOR')"
+        return db.execute(sql).fetchone()[0] or 0
