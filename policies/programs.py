@@ -99,13 +99,21 @@ QUIET_OPTIONS = frozenset(
     }
 )
 SCOPE_OPTIONS = frozenset({"-n", "--namespace"})
+# What they do without any word.
+BY_DEFAULT = {
+    "systemctl": "list-units",
+    "timedatectl": "status",
+    "hostnamectl": "status",
+    "resolvectl": "status",
+    "loginctl": "list-sessions",
+}
 # Whose first option is what they do.
 DOES_BY_OPTION = frozenset({"dpkg", "rpm", "pacman", "systemctl"})
 
 
 def subcommand_of(name: str, words: Sequence[Word]) -> str:
     """The subcommand among the words after the program; `?` where it is not certain, an option's name where an option that
-    may change everything stands before it, empty for programs without subcommands."""
+    may change everything stands before it, what they do by default where there is none, empty for programs without subcommands."""
     if name not in WITH_SUBCOMMANDS:
         return ""
     skip = False
@@ -120,7 +128,7 @@ def subcommand_of(name: str, words: Sequence[Word]) -> str:
             skip = True
         elif word.text not in QUIET_OPTIONS or (word.text in {"-o", "-s", "-d", "-q"} and name != "ip"):
             return word.text.partition("=")[0]
-    return ""
+    return BY_DEFAULT.get(name, "")
 
 
 class Run(NamedTuple):
