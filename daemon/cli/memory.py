@@ -62,11 +62,11 @@ def _store(invocation: Invocation) -> Iterator[Store]:
 def _absent(invocation: Invocation, path: Path) -> PerdureError:
     if _last_read(invocation):
         cause = f"{path} is gone; the ledger, from which it was made, still has everything"
-        hint = "The next session makes it again from the ledger, all of it: `perdure run TASK` starts one"
+        hint = "The next session makes it again from the ledger, all of it: `perdure session run TASK` starts one"
     else:
         cause, hint = (
             f"there is no {path} yet: no session has read the ledger into it",
-            "`perdure run TASK` starts one, which makes it",
+            "`perdure session run TASK` starts one, which makes it",
         )
     return PerdureError("read the memory of", str(invocation.workspace), cause, hint)
 
