@@ -296,12 +296,6 @@ class Budget:
             tokens, nano_usd = reservation.tokens, reservation.nano_usd
         return self._charge(reservation, tokens, nano_usd)
 
-    def charge_in_full(self) -> list[Charged]:
-        """Charge every open reservation in full: the session ends and nobody knows how those calls ended."""
-        return [
-            self._charge(one, one.tokens, one.nano_usd) for one in (self._take(None) for _ in range(len(self._open)))
-        ]
-
     def _take(self, request: Request | None) -> _Reservation:
         for index, reservation in enumerate(self._open):
             if request is None or reservation.request is request:
@@ -331,16 +325,6 @@ class Budget:
     @property
     def _reserved_nano(self) -> int:
         return sum(reservation.nano_usd for reservation in self._open)
-
-
-def steps_affordable(bounds: Limits, tokens_per_step: int, usd_per_step: float = 0.0) -> int:
-    """How many steps the bounds pay for when every call costs this much; a playbook's steps cost no tokens."""
-    affordable = bounds.steps
-    if tokens_per_step > 0:
-        affordable = min(affordable, bounds.tokens // tokens_per_step)
-    if usd_per_step > 0 and bounds.cost_usd is not None:
-        affordable = min(affordable, _nano_down(bounds.cost_usd) // _nano_up(usd_per_step))
-    return affordable
 
 
 def _nano_up(usd: float) -> int:

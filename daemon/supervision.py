@@ -97,12 +97,6 @@ def _status(text: str) -> str:
     return "STATUS=" + " ".join(text.split())[:500]
 
 
-def credentials_directory(environ: MutableMapping[str, str] = os.environ) -> Path | None:
-    """Where systemd laid the unit's LoadCredential= files, readable by this service alone; None elsewhere."""
-    found = environ.get("CREDENTIALS_DIRECTORY", "")
-    return Path(found) if found else None
-
-
 def seconds_since_beat(heartbeat: Path, pid: int) -> float | None:
     """How long ago the daemon with this pid beat; None where it has not yet (no file, or another daemon's)."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -96,12 +96,3 @@ def _known(reader: LedgerReader, server: str, settings: McpServer, row: OutsideT
     spec = spec_of(server, own, basis, accepted=accepted is not None)
     standing = standing_of(row) if accepted is not None or row.listed_hash is None else "new"
     return OutsideTool(server, row.tool, spec, basis.hash, own, standing, claims(basis))
-
-
-def probes_missing(found: Mapping[str, OutsideTool]) -> Iterator[tuple[str, str]]:
-    """Tools whose probe is a tool that no server lists, as (tool, probe)."""
-    known = {(tool.server, tool.tool) for tool in found.values()}
-    for tool in found.values():
-        probe = tool.settings.probe
-        if probe is not None and (tool.server, probe.tool) not in known:
-            yield tool.spec.name, probe.tool

@@ -17,7 +17,6 @@ SEPARATOR: Final = "__"  # between a server's name and its tool's; no built-in t
 SERVER_NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*", re.ASCII)
 SERVER_NAME_CHARACTERS_MAX: Final = 24
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_ARGUMENT_USED = re.compile(r"\$\{args\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _OURS = frozenset({"host", "content-length", "content-type", "accept", "mcp-session-id", "mcp-protocol-version"})
 
 
@@ -132,21 +131,3 @@ def check_server_name(name: str, operator_tools: frozenset[str]) -> None:
         raise ValueError(
             f"a server name other than `{name}`: its tools are called {name}{SEPARATOR}…, as your tool `{taken[0]}` is"
         )
-
-
-def arguments_used(probe: McpProbe) -> set[str]:
-    """The arguments of the action that a probe's own arguments mention."""
-    found: set[str] = set()
-
-    def look(value: JsonValue) -> None:
-        if isinstance(value, str):
-            found.update(_ARGUMENT_USED.findall(value))
-        elif isinstance(value, list):
-            for each in value:
-                look(each)
-        elif isinstance(value, dict):
-            for each in value.values():
-                look(each)
-
-    look(dict(probe.args))
-    return found

@@ -43,14 +43,3 @@ def check_planner(task: Task, config: Config, tools: Mapping[str, ToolSpec] | No
     from perdure.daemon.planners.model import check_model
 
     return check_model(task, config)
-
-
-def steps_paid_for(task: Task, config: Config) -> int:
-    """How many steps the task's bounds pay for at the most that a step can cost. A playbook's steps cost no tokens."""
-    from perdure.daemon.budget import steps_affordable
-
-    if task.planner == "playbook" or config.model is None:
-        return task.bounds.steps
-    from perdure.daemon.planners.model import tokens_per_step, usd_per_step
-
-    return steps_affordable(task.bounds, tokens_per_step(task, config.model), usd_per_step(task, config.model))

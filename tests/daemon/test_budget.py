@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from perdure.daemon.budget import WINDOW_US, Budget, Cap, Caps, Charge, steps_affordable
+from perdure.daemon.budget import WINDOW_US, Budget, Cap, Caps, Charge
 from perdure.daemon.planners.moves import Finish, Malformed, Reply, Request, Usage
 
 
@@ -97,14 +97,6 @@ def test_a_resumed_session_keeps_what_was_left():
     assert (budget.steps_used, budget.steps_left) == (1, 5)
 
 
-def test_ending_with_open_calls_charges_all_of_them():
-    budget = Budget(Bounds())
-    budget.reserve(_request())
-    budget.reserve(_request(2_000, 100))
-    assert [charged.tokens for charged in budget.charge_in_full()] == [1_500, 2_100]
-    assert budget.tokens_used == 3_600
-
-
 def test_settling_names_its_own_reservation():
     budget = Budget(Bounds())
     small, large = _request(100, 100), _request(5_000, 100)
@@ -164,14 +156,6 @@ def test_a_call_counts_from_its_request_before_and_after_a_restart():
             == (restarted.used_up("a") is None)
             == (moment > midnight + WINDOW_US["day"] - 11)
         )
-
-
-@pytest.mark.parametrize(
-    ("tokens_per_step", "usd_per_step", "steps"),
-    [(0, 0.0, 10), (3_000, 0.0, 6), (100, 0.1, 5), (30_000, 0.0, 0), (2_000, 0.3, 1)],
-)
-def test_steps_that_the_bounds_pay_for(tokens_per_step, usd_per_step, steps):
-    assert steps_affordable(Bounds(), tokens_per_step, usd_per_step) == steps
 
 
 @settings(max_examples=60, deadline=None)
