@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 
 from perdure.errors import PerdureError
 
@@ -66,13 +66,17 @@ def _start(file: Path, context_tokens: int, answers: int) -> tuple[subprocess.Po
         start_new_session=True,
     )
     assert process.stdout is not None
+    patience = Timer(READY_SECONDS_MAX, process.kill)  # nobody could start another while this one is waited for
+    patience.start()
     line = process.stdout.readline().decode(errors="replace").strip()
+    patience.cancel()
     if not line.startswith("ready http://127.0.0.1:"):
         process.kill()
         assert process.stderr is not None
         said = process.stderr.read(4096).decode(errors="replace").strip().splitlines()
         _end(process)
-        raise PerdureError("start the local model", str(file), said[-1] if said else "it ended without a word", HINT)
+        silent = f"it ended without a word, or was not ready within {READY_SECONDS_MAX:g} s and was ended"
+        raise PerdureError("start the local model", str(file), said[-1] if said else silent, HINT)
     return process, f"{line.removeprefix('ready ')}/v1"
 
 

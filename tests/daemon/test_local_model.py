@@ -225,6 +225,15 @@ def test_file_that_is_no_model_is_one_readable_error(tmp_path, content, words):
     assert "make local-model" in caught.value.hint
 
 
+def test_server_that_is_never_ready_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_process, "READY_SECONDS_MAX", 0.2)
+    file = tmp_path / "pipe.gguf"
+    os.mkfifo(file)  # whoever opens it to read waits for a writer
+    with pytest.raises(PerdureError, match=r"was not ready within 0\.2 s"):
+        asyncio.run(local_process.endpoint(file, 512))
+    assert (file, 512, 1) not in local_process._running
+
+
 def test_check_names_a_missing_model_file(planner, tmp_path):
     asked, task = planner(file=tmp_path / "gone.gguf")
     config = type("C", (), {"model": asked._chain[0]})
