@@ -29,7 +29,7 @@ class LoopGuard:
         self._stale = 0
         self._refusals = 0
         self._growing: list[int] = []  # lengths of what was said since the last effect
-        self._written: dict[str, list[str]] = {}  # file -> digests of the contents that it was given, in order
+        self._written: dict[str, list[str]] = {}  # file -> digests of its contents after each step that named it
         self._returns: dict[str, int] = {}
 
     def saw(self, taken: Taken) -> None:
@@ -48,14 +48,11 @@ class LoopGuard:
             self._wrote(taken)
 
     def _wrote(self, taken: Taken) -> None:
-        wrote = taken.result if isinstance(taken.result, dict) else {}
-        path, content = wrote.get("path"), wrote.get("sha256")  # as the file is called, however it was written
-        if taken.proposal.tool != "write_file" or not isinstance(path, str) or not isinstance(content, str):
-            return
-        contents = self._written.setdefault(path, [])
-        if content in contents[:-1] and contents[-1] != content:
-            self._returns[path] = self._returns.get(path, 0) + 1
-        contents.append(content)
+        for path, content in taken.files.items():
+            contents = self._written.setdefault(path, [])
+            if content in contents[:-1] and contents[-1] != content:
+                self._returns[path] = self._returns.get(path, 0) + 1
+            contents.append(content)
 
     def loop(self) -> str | None:
         """What loop the last steps form, in words; None where there is none."""

@@ -92,6 +92,7 @@ def recorded_step(reader: LedgerReader, action: ActionRow) -> Taken:
         reason=reason,
         status=row.status,
         result=ended.get("result"),
+        files=ended.get("files", {}),
         error=f"refused: {reason}" if decision == "deny" else ended.get("error"),
         digest=action.digest,
         effect=action.effect,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from perdure.daemon.clock import MICROSECONDS
+from perdure.daemon.contents import contents
 from perdure.daemon.governance import Certain, Judgement, as_policies_see, judge, oblige
 from perdure.daemon.planners.moves import Proposal, Taken
 from perdure.daemon.questions import describe, tell
@@ -290,6 +291,11 @@ class Steps:
         value, text = self.runtime.redact(result.value), self.runtime.redact(result.error)
         error_text = text if isinstance(text, str) else None
         more: dict[str, JSON] = {} if result.whole is None else {"whole": self.runtime.redact(result.whole)}
+        files: dict[str, str] = {}
+        if status == "succeeded" and self.appraisal is not None and self.appraisal.model is not None:
+            if (prepared.effect or prepared.spec.effect) != "read":
+                files = await asyncio.to_thread(contents, prepared, self.runtime.config.workspace)
+            more |= {"files": dict(files)} if files else {}
         ended = ActionEnded(
             action=action,
             session=self.session,
@@ -307,7 +313,8 @@ class Steps:
                 effect = prepared.effect or prepared.spec.effect
                 self.appraisal.certainty.did(action, step, prepared.spec.name, effect, proposal.confidence)
             await self._verify(action, tool, prepared, call, value)
-        return _taken(step, proposal, action, prepared, "auto", reason, status, value, error_text)
+        taken = _taken(step, proposal, action, prepared, "auto", reason, status, value, error_text)
+        return replace(taken, files=files)
 
     async def _bounded(self, running: asyncio.Future[Result] | object, seconds: float) -> Result:
         """Wait for a tool, and no longer than its bound; once the daemon is stopping, no longer than the grace."""

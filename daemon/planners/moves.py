@@ -75,6 +75,7 @@ class Taken:
     error: str | None = None
     digest: str = ""
     effect: EffectClass | None = None  # None: it became no action
+    files: Mapping[str, str] = field(default_factory=dict)  # file -> digest of what it then held, of those it named
 
     @property
     def changed(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from click.testing import CliRunner
-from tests.daemon.drawing import TASK, Answers, plan, write
+from tests.daemon.drawing import CONFIG, TASK, Answers, plan, write
 from tests.daemon.stage import Stage, events
 
 from perdure.daemon import operations, slot_runner
@@ -30,14 +30,21 @@ def stage(stage: Stage) -> Stage:
 
 
 def step(
-    tool: str = "read_file", *, result: object = None, says: str = "", decision: str = "auto", **args: object
+    tool: str = "read_file",
+    *,
+    result: object = None,
+    says: str = "",
+    decision: str = "auto",
+    files: dict[str, str] | None = None,
+    **args: object,
 ) -> Taken:
     proposal = Proposal(tool=tool, args=args, provenance={}, confidence=1.0, says=says)
     status = "succeeded" if decision == "auto" else None
     effect = "read" if tool == "read_file" else "once"
     return Taken(
-        step=1, proposal=proposal, action="A", decision=decision, reason="", status=status, result=result, effect=effect
-    )
+        step=1, proposal=proposal, action="A", decision=decision, reason="", status=status, result=result, effect=effect,
+        files=files or {},
+    )  # fmt: skip
 
 
 def guarded(*steps: Taken, planned: bool = False) -> str | None:
@@ -68,7 +75,7 @@ def test_looking_without_learning_anything() -> None:
 
 def test_a_file_that_is_written_to_and_fro() -> None:
     def wrote(text: str, path: str = "a.md") -> Taken:
-        return step("write_file", path=path, text=text, result={"path": "a.md", "sha256": text, "replaced": True})
+        return step("write_file", path=path, text=text, result={"path": "a.md"}, files={"a.md": text})
 
     assert "earlier content" in (guarded(*map(wrote, "abcabc")) or "")
     names = ["a.md", "./a.md", "b/../a.md"] * 2
@@ -102,6 +109,33 @@ async def test_a_session_in_a_circle_fails_and_says_why(stage: Stage) -> None:
         assert ending.status == "failed"
         assert ending.reason == "loop: a.md was given back an earlier content 2 times"
         assert len(planner.views) == 5
+
+
+async def test_a_file_that_a_program_changes_to_and_fro_is_noticed_too(stage: Stage) -> None:
+    """Not only what write_file wrote: whatever file a call names is looked at once it is done."""
+    put = """
+[tools.put]
+command = ["/bin/cp", "${args.source}", "${args.target}"]
+args = {source = {type = "string"}, target = {type = "string"}}
+paths = {source = "read", target = "write"}
+write = ["out"]
+"""
+    stage.write("perdure.toml", CONFIG + put)
+    stage.write("tasks/report.md", TASK.replace("steps: 4", "steps: 40").replace("tools: [", "tools: [put, "))
+    stage.write("policies/policy.yaml", "version: 1\nrules:\n  - {name: all, tools: [put], decide: auto}\n")
+    for name in "xyz":
+        stage.write(name, f"text {name}\n")
+
+    stage.write("out/a.md", "")
+
+    def copies(view: View) -> Move:
+        args = {"source": "xyz"[len(view.taken) % 3], "target": "out/a.md"}
+        return Proposal(tool="put", args=args, provenance={}, confidence=0.9)
+
+    async with stage.runtime() as runtime:
+        plan(runtime, copies)
+        ending = await stage.run(runtime, "report")
+    assert (ending.status, ending.reason) == ("failed", "loop: out/a.md was given back an earlier content 2 times")
 
 
 # -- over the parks of one run ------------------------------------------------------------------------------------------
