@@ -211,16 +211,6 @@ def check_model(task: Task, config: Config) -> list[Problem]:
     return problems
 
 
-def tokens_per_step(task: Task, config: ModelConfig) -> int:
-    """The most that one step can cost: a full context and the longest answer."""
-    return task.bounds.context + max(one.completion_tokens for one in _chain(config))
-
-
-def usd_per_step(task: Task, config: ModelConfig) -> float:
-    """The most that one step can cost in USD; 0 where no price is known."""
-    return max(price_usd(one, task.bounds.context, one.completion_tokens) or 0.0 for one in _chain(config))
-
-
 def _provider_problems(where: str, model: ModelConfig) -> list[Problem]:
     if model.provider == "openai-compatible":
         return []
