@@ -52,9 +52,7 @@ def test_demo_does_the_main_job_and_its_question_can_be_answered(tmp_path: Path)
 
     # the answer blocks the address, once
     assert perdure("-w", str(workspace), "approve", first, cwd=tmp_path).returncode == 0
-    for _ in range(
-        2
-    ):  # at the turn of a quarter of an hour the schedule's own session, which is due longer, comes first
+    for _ in range(2):  # a session of the schedule that is due longer comes first
         run = perdure("-w", str(workspace), "run", "--sessions", "1", cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
         if (workspace / "blocked.txt").read_text():

@@ -226,14 +226,14 @@ async def test_the_child_exits_when_idle_and_comes_back(past):
 def test_the_child_dies_with_the_daemon(tmp_path):
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom perdure.memory.index_child import IndexChild\n"
-        "child = IndexChild(Path(sys.argv[1]) / 'index.log')\nchild.ask('embed', texts=['x'], seconds_max=30)\n"
+        "child = IndexChild(Path(sys.argv[1]) / 'index.log')\nchild.ask('embed', texts=['x'], seconds_max=60)\n"
         "print(child.pid, flush=True)\ntime.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as daemon:
         child = psutil.Process(int(daemon.stdout.readline()))
         daemon.kill()
         daemon.wait()
-        psutil.wait_procs([child], timeout=20)
+        psutil.wait_procs([child], timeout=READY_SECONDS)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
@@ -241,7 +241,7 @@ def test_what_the_child_was_asked_ends_with_it(tmp_path):
     child = IndexChild(tmp_path / "index.log")
     os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(ChildFailed, match="searches exactly"):
-        child.ask("embed", texts=["x"], seconds_max=30)
+        child.ask("embed", texts=["x"], seconds_max=READY_SECONDS)
     child.close()
 
 
