@@ -50,6 +50,7 @@ def doctor(invocation: Invocation, quick: bool) -> None:
         _owner,
         _belonging,
         _leftovers,
+        _memory,
         _clock,
         _sandbox,
         lambda _: unit_drift(),
@@ -273,6 +274,22 @@ def _leftovers(invocation: Invocation) -> Iterator[Diagnosis]:
         )
     for path in sorted(invocation.state_dir.glob(f"{LEDGER}.replaced-*")):
         yield Diagnosis("left over", "good", f"{path} ({size(path.stat().st_size)}) is what a restore replaced")
+
+
+def _memory(invocation: Invocation) -> Iterator[Diagnosis]:
+    """Whether what it embeds texts with is there and is what it should be: without, sessions search by words alone."""
+    from perdure.memory import embedding
+
+    memory = invocation.settings.get("memory")
+    if isinstance(memory, dict) and memory.get("embedding") == "none":
+        return
+    try:
+        embedding.checked(embedding.model_path(), embedding.MODEL_SHA256)
+        embedding.checked(embedding.tokenizer_path(), embedding.TOKENIZER_SHA256)
+    except embedding.EmbeddingUnavailable as error:
+        yield Diagnosis("memory", "warn", f"{error.object}: {error.cause}", error.hint)
+    else:
+        yield Diagnosis("memory", "good", f"the embedding model is there: {embedding.MODEL_ID}")
 
 
 def _clock(invocation: Invocation) -> Iterator[Diagnosis]:

@@ -17,6 +17,7 @@ import pytest
 
 from perdure.daemon import control
 from perdure.daemon.cli import doctor, units
+from perdure.memory import embedding
 from perdure.state.ownership import Owner
 
 
@@ -111,6 +112,22 @@ def test_doctor_says_what_is_only_not_as_good_as_it_could_be(sound):
     text = sound.text("doctor", "--quick")
     assert "Nothing is broken; " in text
     assert "Nothing needs mending" not in text
+
+
+@pytest.mark.parametrize("wrong", ["missing", "another"])
+def test_doctor_names_an_embedding_model_that_is_missing_or_another(sound, tmp_path, monkeypatch, wrong):
+    assert "the embedding model is there" in sound.text("doctor", "--quick")
+    path = tmp_path / "tokenizer.json"
+    if wrong == "another":
+        path.write_text("{}")
+    monkeypatch.setattr(embedding, "tokenizer_path", lambda: path)
+    (said,) = [each for each in sound.json("doctor", "--quick")["diagnoses"] if each["about"] == "memory"]
+    assert said["verdict"] == "warn"
+    assert str(path) in said["found"]
+    assert ("No such file" if wrong == "missing" else "SHA-256") in said["found"]
+    assert "searches by words alone" in said["mend"]
+    (sound.root / "perdure.toml").write_text('timezone = "UTC"\n[memory]\nembedding = "none"\n')
+    assert "memory" not in [each["about"] for each in sound.json("doctor", "--quick")["diagnoses"]]
 
 
 def test_doctor_sees_tables_that_say_other_than_the_events_and_how_to_make_them_anew(sound):
