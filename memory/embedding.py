@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,6 @@ BATCH_TOKENS_MAX = 1_024  # padded tokens of one run of the model: bounds its me
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 MODEL_ID = f"all-MiniLM-L6-v2-int8/{MODEL_SHA256[:12]}"  # vectors of another model are not comparable
-
-
-class Embedder(Protocol):
-    """Turns texts into unit vectors of `DIMENSIONS` floats, one row a text."""
-
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
 
 
 class EmbeddingUnavailable(PerdureError):

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
 
 from perdure.errors import PerdureError
 from perdure.memory.embedding import Vectors
@@ -77,15 +76,9 @@ class Store(SummaryRows, PassRows):
 
     @classmethod
     def open_to_read(cls, path: Path) -> Store:
-        """Read a memory.db beside a running daemon; nothing is migrated or checked. Raises PerdureError."""
-        try:
-            connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
-            connection.execute("PRAGMA temp_store=MEMORY")
-            connection.execute("SELECT 1 FROM settings").fetchone()
-            return cls(connection, path)
-        except sqlite3.Error as error:
-            hint = "It is made again from the ledger before the next session"
-            raise PerdureError("read", str(path), str(error), hint) from error
+        """Read a memory.db beside a running daemon; nothing is migrated or checked. Raises sqlite3.Error."""
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        return cls(connection, path)
 
     @property
     def is_at_its_place(self) -> bool:

@@ -34,15 +34,7 @@ LETTERS_MAX = 2_048
 _LONG_RUN = re.compile(rf"[^\S\x1c-\x1f]{{{BLANKS_MAX}}}|[\S\x1c-\x1f]{{{LETTERS_MAX}}}")
 _BLANK = re.compile(r"[^\S\x1c-\x1f]")
 
-_cache_directory: Path | None = None
 _loading = threading.Lock()
-
-
-def use_cache_directory(directory: Path) -> None:
-    """Keep the unpacked tables in `directory` (default: `perdure/tiktoken` under the user's cache)."""
-    global _cache_directory  # noqa: PLW0603  one process, one cache
-    _cache_directory = directory
-    encoder.cache_clear()
 
 
 def count(text: str, encoding: str = "o200k_base") -> int:
@@ -97,7 +89,7 @@ def encoder(name: str) -> tiktoken.Encoding:
     if name not in ENCODINGS:
         raise PerdureError("count tokens with", name, "there is no such encoding", f"Use one of {', '.join(ENCODINGS)}")
     with _loading:
-        directory = seed(name, _cache_directory or default_cache_directory())
+        directory = seed(name, default_cache_directory())
         # tiktoken reads its cache's place from the environment only; it is put back so that no child process inherits it.
         before = os.environ.get("TIKTOKEN_CACHE_DIR")
         os.environ["TIKTOKEN_CACHE_DIR"] = str(directory)

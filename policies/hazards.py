@@ -192,9 +192,6 @@ HAZARDS: Mapping[str, Hazards] = {
     ),
 }
 
-# `-o` of these lists and the like is no letter of an option cluster but of its own kind: single-dash long options.
-SINGLE_DASH_LONG = frozenset({"find", "nmap", "openssl", "ip"})
-
 
 # What goes with `systemctl --failed` where nothing but a list is asked for.
 _SHOWING = frozenset(

@@ -97,7 +97,9 @@ def _configuration(invocation: Invocation) -> Iterator[Diagnosis]:
     else:
         yield Diagnosis("configuration", "good", f"{count(len(loaded.tasks), 'task')}, policies and {CONFIG_NAME} load")
     if (invocation.workspace / STOP_FILE).exists():
-        yield Diagnosis("STOP file", "warn", "while it lies there, nothing runs", f"rm {invocation.workspace / 'STOP'}")
+        yield Diagnosis(
+            "STOP file", "warn", "while it lies there, nothing runs", f"rm {invocation.workspace / STOP_FILE}"
+        )
 
 
 def _disk(invocation: Invocation) -> Iterator[Diagnosis]:

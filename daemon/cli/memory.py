@@ -42,18 +42,14 @@ def memory() -> None:
 @contextmanager
 def _store(invocation: Invocation) -> Iterator[Store]:
     """memory.db, to be read only."""
-    from perdure.memory.schema import TOKENIZER
     from perdure.memory.store import Store
 
     path = invocation.state_dir / "memory.db"
     if not path.exists():
         raise _absent(invocation, path)
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
-            # The full-text index is asked with stemmed words, which these two tables make; they are this connection's own.
-            connection.execute(f"CREATE VIRTUAL TABLE temp.query USING fts5(text, tokenize='{TOKENIZER}')")
-            connection.execute("CREATE VIRTUAL TABLE temp.query_words USING fts5vocab('temp', 'query', 'instance')")
-            yield Store(connection, path)
+        with closing(Store.open_to_read(path)) as store:
+            yield store
     except sqlite3.Error as error:
         hint = "It is derived: stop the daemon and remove it, and the next session makes it again from the ledger"
         raise PerdureError("read", str(path), str(error), hint) from error
@@ -309,7 +305,7 @@ def unpin(invocation: Invocation, pin: str) -> None:
 @with_json
 @with_invocation
 def correct(invocation: Invocation, subject: str, attribute: str, value: str, task: str | None) -> None:
-    """Put a fact right: from the next session on, ATTRIBUTE of SUBJECT is VALUE; what was said before is history."""
+    """Put a fact right: from now on, ATTRIBUTE of SUBJECT is VALUE; what was said before is history."""
     result = invocation.perform("memory.correct", subject=subject, attribute=attribute, value=value, task=task)
     if invocation.as_json:
         invocation.emit("corrected", result)
