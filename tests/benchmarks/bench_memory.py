@@ -310,11 +310,18 @@ def asked(query: str) -> ContextRequest:
     )  # fmt: skip
 
 
-async def assemblies(memory: Memory, by: str, seed: int) -> tuple[Meter, Meter]:
-    """Contexts for queries of which none comes twice, each query's embedding included; and for each the same once more, as a
-    task asks at every session."""
+def spin() -> None:
+    """About as long as an assembly takes, and always the same: how far its times spread is the machine's doing."""
+    total = 0
+    for number in range(550_000):
+        total += number * number
+
+
+async def assemblies(memory: Memory, by: str, seed: int) -> tuple[Meter, Meter, Meter]:
+    """Contexts for queries of which none comes twice, each query's embedding included; for each the same once more, as a task
+    asks at every session; and a loop beside each, as the floor of how steady the machine is."""
     chance = np.random.default_rng(seed)
-    first, again = Meter(memory), Meter(memory)
+    first, again, floor = Meter(memory), Meter(memory), Meter(memory)
     slow = 0
     for _ in range(QUERIES):
         query = " ".join(WORDS[place] for place in np.minimum(chance.zipf(1.3, 8), len(WORDS)) - 1)
@@ -322,9 +329,11 @@ async def assemblies(memory: Memory, by: str, seed: int) -> tuple[Meter, Meter]:
             async with meter.once():
                 context = await memory.assemble(asked(query))
             slow += context.candidates_by != by
+        async with floor.once():
+            spin()
     if slow:
         print(f"          ({slow} of {2 * QUERIES} were not by {by})")
-    return first, again
+    return first, again, floor
 
 
 def session(past: Past) -> None:
@@ -365,9 +374,9 @@ async def grown(directory: Path, size: int) -> None:
         begun = time.perf_counter()
         await memory.indexed(1_200)
         rebuilt = size / (time.perf_counter() - begun)
-        index, index_again = await assemblies(memory, "index", 3)
+        index, index_again, floor = await assemblies(memory, "index", 3)
         memory.use_index = False
-        exact, exact_again = await assemblies(memory, "exact", 4)
+        exact, exact_again, _ = await assemblies(memory, "exact", 4)
         memory.use_index = True
         before = past.ledger.head.seq
         compaction = Meter(memory)
@@ -385,6 +394,7 @@ async def grown(directory: Path, size: int) -> None:
         print(
             f"{size:>8,} records, {size // FACT_EACH:,} claims, {1 + OTHERS} tasks, with their summaries:\n"
             f"          assembly by the index {index}; the same query again {index_again}\n"
+            f"          a bare loop between them, always the same {floor}\n"
             f"          by exact search {exact}; again {exact_again}\n"
             f"          compaction + assembly of the first session after a start {after_start}\n"
             f"          and of one after the index process had ended {after_idle}\n"
