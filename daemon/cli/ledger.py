@@ -343,8 +343,9 @@ def erase(invocation: Invocation, seqs: tuple[int, ...], reason: str, yes: bool)
     """Erase the payloads of these events for good: arguments, results, texts.
 
     A tombstone says who and why; the chain stays whole. Memory and index follow, and a model's summaries made from them are
-    erased too. Contexts, requests and whatever else quotes them are events of their own: they are listed, so that you can erase
-    them too. Refused while the action is open.
+    erased too. Contexts, requests and whatever else quotes them are events of their own: those that hold five words in a row, or a
+    whole text of 8 characters or more, are listed, so that you can erase them too; look for what is shorter or put in other words
+    with `ledger search`. Refused while the action is open.
     """
     from perdure.daemon.quoting import quoting
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from perdure.daemon.quoting import quoting
 from perdure.state import events as e
+from perdure.state.reading import LedgerReader
 
 
 def test_a_pin_is_listed_with_who_gave_it_and_can_be_taken_back(parked, story):
@@ -87,6 +91,36 @@ def test_erasing_names_every_event_that_still_quotes_what_was_erased(parked, sto
     assert [f"still stands in #{seq} " in page for seq in listed] == [True, True]
     assert f"ledger erase {listed[0]} {listed[1]}" in " ".join(page.split())
     assert parked.json("ledger", "erase", *map(str, listed), "--reason", "a name", "--yes")["quoted_by"] == []
+
+
+@pytest.mark.parametrize(
+    ("secret", "quoted"),
+    [
+        ("AKIA5XQ9ZL2M", "the key is AKIA5XQ9ZL2M."),
+        ("AKIA5XQ9ZL2M", "key:AKIA5XQ9ZL2M"),
+        ("AKIA5XQ9ZL2M", "user@akia5xq9zl2m/x"),
+        ("AKIA5XQ9ZL2M", {"result": {"paths": ["AKIA5XQ9ZL2M"]}}),
+        ("AKIA5XQ9ZL2M", {"result": {"AKIA5XQ9ZL2M": 1}}),
+        ({"result": {"paths": ["AKIA5XQ9ZL2M"]}}, "AKIA5XQ9ZL2M"),
+        ("Frau Müller, Köln", r'{"name": "Frau M\u00fcller, K\u00f6ln"}'),
+        ("合同编号已经作废了吧", "记录：合同编号已经作废了吧，谢谢"),
+        ("the salary list of the whole department", '"the salary list of the whole," it said'),
+        ("AKIA5XQ9ZL2M", None),
+        ("hunter2", None),
+    ],
+)
+def test_a_quotation_is_found_whatever_stands_around_it(parked, story, secret, quoted):
+    def context(said):
+        payload = {"text": said} if isinstance(said, str) else said
+        common = {"session": story.FIRST, "task": story.TASK, "tokens": 9, "budget": 90, "factor": 1.0}
+        return e.ContextAssembled(**common, digest="sha256:c", payload=payload)
+
+    others = "nothing of the kind; AKIA5XQ9ZL2MN is another, hunter2 too short"
+    parked.write([(context(secret), context(others), context(quoted or "nothing"))])
+    with LedgerReader.open(parked.state / "ledger.db") as reader:
+        head = reader.head().seq
+        found = [event.seq for event in quoting(reader, [head - 2])]
+    assert found == ([head] if quoted else [])
 
 
 def test_an_open_action_cannot_be_erased(parked):
