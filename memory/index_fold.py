@@ -33,10 +33,10 @@ class Fold:
             self._generations.copy(generation, copy)
             with self._starting:
                 if self._closing:
-                    return None
-                self._child = IndexChild(self._log)
+                    raise ChildFailed("fold", copy, "the daemon stops", "The next start looks after it")
+                child = self._child = IndexChild(self._log)
             directory = str(self._generations.path(copy))
-            self._child.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
+            child.ask("fold", directory=directory, identity=self._identity, seconds_max=FOLD_SECONDS_MAX)
             self._generations.set_folded(copy, vectors)
         except (ChildFailed, OSError) as error:
             self._generations.remove(copy)
@@ -49,7 +49,8 @@ class Fold:
 
     def close(self) -> None:
         """End what is under way; no more is begun."""
-        self._closing = True
+        with self._starting:
+            self._closing = True
         self._end()
 
     def _end(self) -> None:

@@ -76,8 +76,15 @@ class Store(SummaryRows, PassRows):
 
     @classmethod
     def open_to_read(cls, path: Path) -> Store:
-        """Read a memory.db beside a running daemon; nothing is migrated or checked. Raises sqlite3.Error."""
+        """Read a memory.db beside a running daemon, as it is now, until it is closed: what a compaction changes meanwhile is not
+        mixed in. Nothing is migrated or checked. Raises sqlite3.Error."""
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM settings LIMIT 1").fetchone()
+        except BaseException:
+            connection.close()
+            raise
         return cls(connection, path)
 
     @property
